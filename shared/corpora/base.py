@@ -1,0 +1,71 @@
+"""What every source of text hands over: documents to train on, documents to judge by and, in one case, a world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Watch(Protocol):
+    """Something that wraps a loop, as a progress bar does."""
+
+    def __call__(self, loop: Iterable[Any], name: str, total: int | None = None) -> Iterable[Any]: ...
+
+
+def silent(loop: Iterable[Any], name: str, total: int | None = None) -> Iterable[Any]:
+    """No progress bar."""
+    return loop
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its known answer. `kind` groups questions in reports: story, who, where, ..."""
+
+    kind: str
+    user: str
+    assistant: str
+
+
+Conversation = tuple[Turn, ...]
+
+
+class World(Protocol):
+    """What a corpus can offer when we wrote its grammar ourselves: exact probabilities, a judge and known answers."""
+
+    def stories(self, n: int, seed: int, split: str = "train") -> list[str]: ...
+
+    def log_probability(self, text: str, split: str = "train") -> float: ...
+
+    def accepts(self, text: str) -> bool: ...
+
+    def explain(self, text: str) -> str: ...
+
+    def conversations(self, n: int, seed: int, split: str = "train") -> list[Conversation]: ...
+
+    def reading_lessons(self, n: int, seed: int, split: str = "train") -> list[Conversation]: ...
+
+    def is_right(self, turn: Turn, answer: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts by split. `train` and `val` share a distribution; `heldout` holds what training never shows."""
+
+    name: str
+    source: str  # where the text came from, for people
+    train: list[str]
+    val: list[str]
+    heldout: list[str] = field(default_factory=list)
+    world: World | None = None  # only the stories have one
+
+    @property
+    def train_bytes(self) -> int:
+        return sum(len(text.encode("utf-8")) for text in self.train)
+
+
+def every_nth(documents: list[str], n: int) -> tuple[list[str], list[str]]:
+    """Split whole documents into (train, val): each n-th one, counted in the order given, is for validation."""
+    val = documents[n - 1 :: n]
+    train = [text for index, text in enumerate(documents) if index % n != n - 1]
+    return train, val
