@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     removed; a full disk or a forbidden folder is a CourseError that names the path.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
@@ -27,4 +28,5 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         reason = error.strerror or error
         raise CourseError(f"cannot write {path}: {reason}; free some space or choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error above is the one to report
+            temporary.unlink(missing_ok=True)

@@ -170,21 +170,41 @@ def test_the_judge_rejects_corrupted_stories(world, told, corrupt):
 def test_the_judge_says_where_a_story_stops_making_sense(world, told):
     words = told[0].text.split(" ")
     broken = " ".join([*words[:20], "spaceship", *words[20:]])
-    assert ">>>" in world.explain(broken) and "spaceship" in world.explain(broken).split(">>>")[1]
-    assert "breaks off" in world.explain(" ".join(words[:-1]))
+    assert "spaceship" in world.explain(broken).split(">>>")[1]
+    cut_short = told[0].text[: told[0].text.rindex(",")]
+    assert "breaks off" in world.explain(cut_short)
     assert world.explain(told[0].text) == "a story of this world"
 
 
 # -- questions --------------------------------------------------------------------------------------------------------
 
 
-def test_answers_are_in_the_story(world):
-    for lesson in world.reading_lessons(200, seed=0):
-        story, _, _ = lesson[0].user.rpartition("\n")
-        assert world.accepts(story) and len(lesson) >= 3
+def test_answers_are_in_the_text_that_was_read(world):
+    lessons = world.reading_lessons(400, seed=0)
+    read = [lesson[0].user.rpartition("\n")[0] for lesson in lessons]
+    assert 30 < sum(map(world.accepts, read)) < 70, "one lesson in eight is about a whole story"
+    of_our_own = {
+        "was",
+        "house",
+        "birthday",
+        "It",
+        "To",
+        "On",
+        "In",
+        "At",
+        "By",
+        "A",
+        "An",
+        "Up",
+        "of",
+        "the",
+        "a",
+        "an",
+    }
+    for text, lesson in zip(read, lessons, strict=True):
         for turn in lesson:
-            for word in re.findall(r"\w+", turn.assistant)[1:]:
-                assert word in story or word in ("was", "the", "house", "of", "birthday", "on", "a", "an"), turn
+            if turn.kind != "use":
+                assert set(re.findall(r"\w+", turn.assistant)) - of_our_own <= set(re.findall(r"\w+", text)), turn
 
 
 def test_conversations_have_every_kind_and_right_answers(world):

@@ -250,6 +250,12 @@ class Reader:
         if self.text.startswith(value, position):
             self.furthest = max(self.furthest, position + len(value))
             return True
+        for end, (expected, found) in enumerate(
+            zip(value, self.text[position : position + len(value)], strict=False), position
+        ):
+            if expected != found:
+                break
+            self.furthest = max(self.furthest, end + 1)
         return False
 
 

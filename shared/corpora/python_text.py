@@ -6,8 +6,10 @@ python-code  the standard library's own sources, about 10 MB without tests
 
 from __future__ import annotations
 
+import os
 import platform
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from shared.corpora.base import Corpus, every_nth
@@ -62,15 +64,21 @@ def load_python_code(root: Path | None = None) -> Corpus:
     """Return the standard library's sources: a document a file, every twentieth for validation, copies dropped."""
     root = root or Path(sysconfig.get_paths()["stdlib"])
     documents: dict[str, None] = {}  # a dict keeps the order of arrival, a set would not
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-        if LEFT_OUT.isdisjoint(path.relative_to(root).parts):
-            text = _source_text(path)
-            if text.strip():
-                documents[text] = None
+    for path in _source_files(root):
+        text = _source_text(path)
+        if text.strip():
+            documents[text] = None
     train, val = every_nth(list(documents), 20)
     if not val:
         raise CourseError(f"python-code: {root} holds no readable library sources; use another corpus, such as stories")
     return Corpus("python-code", f"the standard library of CPython {platform.python_version()}", train, val)
+
+
+def _source_files(root: Path) -> Iterator[Path]:
+    """Yield the sources in one order on every system, without a look into the folders that are left out."""
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(set(names) - LEFT_OUT)  # os.walk goes on with what is left in the list
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
 
 
 def _source_text(path: Path) -> str:

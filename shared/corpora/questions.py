@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shared.corpora.stories import Story, World
 
 # How often each kind of conversation occurs: reading a story and answering, telling one, and the rest.
-MIXTURE = {"reading": 40, "story": 30, "use": 8, "greeting": 4, "thanks": 3, "goodbye": 2, "identity": 5, "unknown": 8}
+MIXTURE = {"reading": 18, "story": 50, "use": 5, "greeting": 7, "thanks": 4, "goodbye": 4, "identity": 5, "unknown": 7}
 
 WISHES = (  # what a story may be asked to hold
     "{hero.a} and {thing.a}",
@@ -36,11 +36,13 @@ ABOUT_A_STORY = (
     ("who", ("Who helped {helped}?", "Who was it that helped {helped}?"), "{helper} the {helper.kind}."),
     ("who", ("Who met {hero}?", "Whom did {hero} meet?", "Who was there with {hero}?"), "{friend} the {friend.kind}."),
     ("who", ("Who was {mood}?", "Who felt {mood}?"), "{friend} the {friend.kind}."),
+    ("use", USE_QUESTIONS, "{thing.purpose}."),
     ("what", ("What did {hero} have?", "What did {hero} bring along?"), "{colour.A} {thing}."),
     ("what", ("What was {friend}?", "What kind of creature was {friend}?"), "{friend} was {friend.a}."),
     ("what", ("What was {hero}?", "What kind of creature was {hero}?"), "{hero} was {hero.a}."),
     ("where", ("Where did {hero} go?", "Where did {hero} take the {thing}?"), "To {place}."),
     ("where", ("Where did {hero} meet {friend}?", "Where was {friend}?", "Where did they meet?"), "{place.At}."),
+    ("feeling", ("How did {friend} feel?", "How was {friend}?", "In what mood was {friend}?"), "{friend} was {mood}."),
     (
         "colour",
         ("What colour was the {thing}?", "Which colour was the {thing}?", "What was the colour of the {thing}?"),
@@ -63,14 +65,37 @@ def questions_about(story: Story, rng: random.Random) -> list[Turn]:
     return turns
 
 
+LONG_LESSON, SHORT_LESSON = 6, 5  # questions, at the most
+
+
 def reading_lessons(world: World, n: int, seed: int, split: str) -> list[Conversation]:
-    """`n` stories, each with several questions about it."""
+    """`n` stories with questions about them, one in eight whole and the others only begun.
+
+    A fact is found in two sentences long before it is found in twenty: most texts are short, as in a child's reader.
+    """
     rng = random.Random(f"lessons {split} {seed}")
     lessons = []
-    for story in world.tell(n, f"lessons {seed}", split):
-        questions = rng.sample(questions_about(story, rng), 6)
-        lessons.append(_after_reading(story.text, questions))
+    for number, story in enumerate(world.tell(n, f"lessons {seed}", split)):
+        questions = questions_about(story, rng)
+        text, limit = story.text, LONG_LESSON
+        if number % 8:
+            text, limit = beginning(story.text, rng.randint(1, 4)), SHORT_LESSON
+            questions = [turn for turn in questions if _is_answered_by(text, turn)]
+        if questions:
+            lessons.append(_after_reading(text, rng.sample(questions, min(limit, len(questions)))))
     return lessons
+
+
+def beginning(text: str, sentences: int) -> str:
+    """The first few sentences of a text."""
+    return " ".join(re.split(r"(?<=[.?!]) |(?<=[.?!]\") ", text)[:sentences])
+
+
+def _is_answered_by(text: str, turn: Turn) -> bool:
+    """Does the text hold every name and fact of the question and its answer?"""
+    told = set(re.findall(r"\w+", text))
+    facts = [word for word in re.findall(r"\w+", f"{turn.user} {turn.assistant}") if word not in _QUESTION_WORDS]
+    return all(word in told or word.lower() in told for word in facts)
 
 
 def conversations(world: World, n: int, seed: int, split: str) -> list[Conversation]:
@@ -90,7 +115,7 @@ def _conversation(world: World, kind: str, story: Story, rng: random.Random, spl
     if kind == "use":
         thing = rng.choice(world.things)
         question = write(_template(rng.choice(USE_QUESTIONS)), {"thing": thing}, {}, rng.random)[0]
-        return (Turn("use", question, f"{world.uses[thing['use']].capitalize()}."),)
+        return (Turn("use", question, f"{thing['purpose']}."),)
     talk = world.talk[kind]
     wording = _template(talk["learn" if split == "train" else "test"])
     return (Turn(kind, write(wording, {}, {}, rng.random)[0], talk["answer"]),)
@@ -118,6 +143,14 @@ def _names(world: World, text: str) -> set[str]:
     known = {who[key] for who in world.characters for key in ("name", "kind")}
     known |= {entity["name"].removeprefix("the ") for entity in (*world.things, *world.places, *world.words["colour"])}
     return known & set(re.findall(r"\w+", text))
+
+
+_QUESTION_WORDS = {
+    word
+    for _, wordings, answer in ABOUT_A_STORY
+    for text in (*wordings, answer)
+    for word in re.findall(r"\w+", re.sub(r"\{.*?\}", "", text))
+}
 
 
 @cache

@@ -78,7 +78,9 @@ class World:
         self.places = [_place(row) for row in tables["places"]]
         self.uses: dict[str, str] = tables["uses"]
         self.things: list[Entity] = [
-            {**_word(thing), "use": use} for use, names in tables["things"].items() for thing in names
+            {**_word(thing), "use": use, "purpose": _capital(self.uses.get(use, ""))}
+            for use, names in tables["things"].items()
+            for thing in names
         ]
         self.talk: dict = tables.get("talk", {})
         self.kinds = list(dict.fromkeys(character["kind"] for character in self.characters))
@@ -216,7 +218,8 @@ class World:
             return "well told, but the thing is of no use in this plot, or hero and friend are of one kind"
         if reader.furthest == len(text):
             return "it breaks off before the end"
-        start, stop = max(0, reader.furthest - 40), reader.furthest
+        stop = text.rfind(" ", 0, reader.furthest) + 1  # the word that went wrong, whole
+        start = max(0, stop - 40)
         return f"no story of this world goes on like this: ...{text[start:stop]} >>> {text[stop : stop + 30]}"
 
     # -- small worlds for proofs --------------------------------------------------------------------------------

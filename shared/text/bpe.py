@@ -29,70 +29,6 @@ from shared.files import write_atomically
 
 Pair = tuple[int, int]
 
-# GPT-2's pattern: contractions, letters, digits and other signs, each with the space before it, then white space.
-# (?!\S) leaves the last blank of a run to the word that follows it.
-SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-SPLIT = regex.compile(SPLIT_PATTERN)
-LONE_SURROGATE = regex.compile(r"[\ud800-\udfff]")  # half a character: it has no UTF-8 form
-BLOCK = 2**16  # characters that are split at a time
-CACHE_SIZE = 2**16  # words whose ids a tokenizer remembers at most
-FILE_FORMAT = "llm-by-hand byte-level BPE"
-FILE_VERSION = 1
-
-
-def split_text(text: str) -> list[str]:
-    """Cut a text into the words that are encoded one by one; joined, they are the text again.
-
-    "It's  fine" gives "It", "'s", " ", " fine". A lone surrogate becomes U+FFFD.
-    """
-    return SPLIT.findall(LONE_SURROGATE.sub("\ufffd", text))
-
-
-def split_stream(chunks: Iterable[str]) -> Iterator[list[str]]:
-    """The words of the joined chunks, in lists, without ever holding the whole text.
-
-    A word near the end of what has arrived may still change: "  " turns into " " and " a" when "a" arrives, and "'",
-    "r" into "'re" when "e" does. Two characters of look-ahead settle every word, so the last two words of each block
-    wait for the next one.
-    """
-    waiting: list[str] = []
-    size, enough = 0, BLOCK
-    for chunk in chunks:
-        waiting.append(chunk)
-        size += len(chunk)
-        if size < enough:
-            continue
-        words = split_text("".join(waiting))
-        yield words[:-2]
-        waiting = words[-2:]
-        size = sum(map(len, waiting))
-        enough = max(BLOCK, 2 * size)  # a word longer than a block is not split anew at every chunk
-    yield split_text("".join(waiting))
-
-
-@lru_cache(maxsize=1)
-def spell_out_pattern() -> str:
-    r"""SPLIT_PATTERN with \p{L} and \p{N} written as ranges of characters, for a library with other Unicode tables.
-
-    Unicode gains letters every year. With the ranges of our regex library, tiktoken cuts every text where we do.
-    """
-    assigned = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000))))  # nothing above is a letter or a number
-    pattern = SPLIT_PATTERN
-    for name in (r"\p{L}", r"\p{N}"):
-        runs = regex.findall(name + "+", assigned)
-        ranges = "".join(f"\\x{{{ord(run[0]):x}}}-\\x{{{ord(run[-1]):x}}}" for run in runs)
-        pattern = pattern.replace(name, f"[{ranges}]")
-    return pattern
-
-
-def count_words(text: str | Iterable[str]) -> Counter[str]:
-    """How often each word occurs in a text, or in several texts of which none runs into the next."""
-    counts: Counter[str] = Counter()
-    for one in [text] if isinstance(text, str) else text:
-        for words in split_stream(one[start : start + BLOCK] for start in range(0, len(one), BLOCK)):
-            counts.update(words)
-    return counts
-
 
 def count_pairs(words: Iterable[Sequence[int]], counts: Iterable[int]) -> dict[Pair, int]:
     """How often two tokens stand side by side, when word i, a list of ids, occurs counts[i] times."""
@@ -114,6 +50,21 @@ def merge_pair(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
         else:
             merged.append(token)
     return merged
+
+
+# GPT-2's pattern: contractions, letters, digits and other signs, each with the space before it, then white space.
+# (?!\S) leaves the last blank of a run to the word that follows it.
+SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+SPLIT = regex.compile(SPLIT_PATTERN)
+LONE_SURROGATE = regex.compile(r"[\ud800-\udfff]")  # half a character: it has no UTF-8 form
+
+
+def split_text(text: str) -> list[str]:
+    """Cut a text into the words that are encoded one by one; joined, they are the text again.
+
+    "It's  fine" gives "It", "'s", " ", " fine". A lone surrogate becomes U+FFFD.
+    """
+    return SPLIT.findall(LONE_SURROGATE.sub("\ufffd", text))
 
 
 def index_pairs(words: Iterable[Sequence[int]]) -> defaultdict[Pair, set[int]]:
@@ -173,6 +124,40 @@ def train_bpe(word_counts: Mapping[str, int], n_merges: int) -> dict[bytes, int]
     return {token: rank for rank, token in enumerate(tokens)}
 
 
+BLOCK = 2**16  # characters that are split at a time
+
+
+def split_stream(chunks: Iterable[str]) -> Iterator[list[str]]:
+    """The words of the joined chunks, in lists, without ever holding the whole text.
+
+    A word near the end of what has arrived may still change: "  " turns into " " and " a" when "a" arrives, and "'",
+    "r" into "'re" when "e" does. Two characters of look-ahead settle every word, so the last two words of each block
+    wait for the next one.
+    """
+    waiting: list[str] = []
+    size, enough = 0, BLOCK
+    for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if size < enough:
+            continue
+        words = split_text("".join(waiting))
+        yield words[:-2]
+        waiting = words[-2:]
+        size = sum(map(len, waiting))
+        enough = max(BLOCK, 2 * size)  # a word longer than a block is not split anew at every chunk
+    yield split_text("".join(waiting))
+
+
+def count_words(text: str | Iterable[str]) -> Counter[str]:
+    """How often each word occurs in a text, or in several texts of which none runs into the next."""
+    counts: Counter[str] = Counter()
+    for one in [text] if isinstance(text, str) else text:
+        for words in split_stream(one[start : start + BLOCK] for start in range(0, len(one), BLOCK)):
+            counts.update(words)
+    return counts
+
+
 def encode_bytes(word: bytes, ranks: Mapping[bytes, int]) -> list[int]:
     """The ids of one word: merge the neighbours of lowest rank (the leftmost of them) until none can be merged.
 
@@ -204,75 +189,13 @@ def encode_bytes(word: bytes, ranks: Mapping[bytes, int]) -> list[int]:
     return ids
 
 
-def split_token(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens that were merged into this one: what the word would be if the token itself did not exist."""
-    parts = {token[i:j] for i in range(len(token)) for j in range(i + 1, len(token) + 1)}
-    older = {part: ranks[part] for part in parts if ranks.get(part, len(ranks)) < ranks[token]}
-    tokens = {rank: part for part, rank in older.items()}
-    halves = [tokens[rank] for rank in encode_bytes(token, older)]
-    if len(halves) != 2:
-        raise CourseError(f"token {ranks[token]} ({token!r}) is no merge of two tokens before it: not a BPE vocabulary")
-    return halves[0], halves[1]
-
-
-def list_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The merges behind the ranks, in the order in which they were learnt: the form other libraries store."""
-    return [split_token(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
-
-
-def bytes_to_text(token: bytes) -> str:
-    r"""A token as a person reads it: its text, with \xNN for bytes that are no whole character and \\ for \."""
-    return token.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
-
-
-def text_to_bytes(text: str) -> bytes:
-    """Undo `bytes_to_text`."""
-    return regex.sub(
-        rb"\\(\\|x[0-9a-f]{2})",
-        lambda escape: b"\\" if escape[1] == b"\\" else bytes.fromhex(escape[1][1:].decode()),
-        text.encode("utf-8"),
-    )
-
-
-def vocabulary_to_json(ranks: Mapping[bytes, int], special_tokens: Sequence[str]) -> str:
-    """The vocabulary as JSON with a line for each token: its id, its text, and the two texts it was merged from."""
-    merges = iter(list_merges(ranks))
-    lines = []
-    for token in sorted(ranks, key=ranks.__getitem__):
-        halves = next(merges) if len(token) > 1 else ()
-        line = [ranks[token], bytes_to_text(token), *map(bytes_to_text, halves)]
-        lines.append(json.dumps(line, ensure_ascii=False))
-    head = {
-        "format": FILE_FORMAT,
-        "version": FILE_VERSION,
-        "split_pattern": SPLIT_PATTERN,
-        "vocab_size": len(ranks) + len(special_tokens),
-        "special_tokens": list(special_tokens),
-    }
-    fields = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
-    return "{\n" + ",\n".join(fields) + ',\n  "tokens": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
-
-
-def vocabulary_from_json(content: dict[str, Any]) -> tuple[dict[bytes, int], list[str]]:
-    """Ranks and special tokens from parsed JSON; CourseError when the content is not a complete vocabulary of ours."""
-    if content.get("format") != FILE_FORMAT:
-        raise CourseError(f'its format is {content.get("format")!r}, not "{FILE_FORMAT}"')
-    if content.get("version") != FILE_VERSION or content.get("split_pattern") != SPLIT_PATTERN:
-        raise CourseError(f"it has version {content.get('version')!r} or another split pattern; we read {FILE_VERSION}")
-    ranks: dict[bytes, int] = {}
-    if not all(isinstance(name, str) for name in content["special_tokens"]):
-        raise CourseError("its special tokens are not texts")
-    for rank, text, *halves in content["tokens"]:
-        token = text_to_bytes(text)
-        if token in ranks or rank != len(ranks):
-            raise CourseError(f"token {rank} ({text!r}) is there twice or out of order")
-        if halves and b"".join(map(text_to_bytes, halves)) != token:
-            raise CourseError(f"token {rank} ({text!r}) is not what it was merged from, {halves}")
-        ranks[token] = len(ranks)
-    special_tokens = list(content["special_tokens"])
-    if content["vocab_size"] != len(ranks) + len(special_tokens):
-        raise CourseError(f"it promises {content['vocab_size']} tokens and has {len(ranks) + len(special_tokens)}")
-    return ranks, special_tokens
+def join_tokens(ids: Iterable[int], tokens: Sequence[bytes]) -> bytes:
+    """The bytes of the tokens, one after another; CourseError for an id outside 0 to len(tokens) - 1."""
+    ids = [int(token) for token in ids]
+    for token in ids:
+        if not 0 <= token < len(tokens):
+            raise CourseError(f"there is no token {token}: this vocabulary has the ids 0 to {len(tokens) - 1}")
+    return b"".join(tokens[token] for token in ids)
 
 
 def check_vocabulary(ranks: Mapping[bytes, int], special_tokens: Sequence[str]) -> None:
@@ -301,37 +224,7 @@ def learn_vocabulary(text: str | Iterable[str], vocab_size: int, n_special: int)
     return train_bpe(word_counts, vocab_size - smallest)
 
 
-def join_tokens(ids: Iterable[int], tokens: Sequence[bytes]) -> bytes:
-    """The bytes of the tokens, one after another; CourseError for an id outside 0 to len(tokens) - 1."""
-    ids = [int(token) for token in ids]
-    for token in ids:
-        if not 0 <= token < len(tokens):
-            raise CourseError(f"there is no token {token}: this vocabulary has the ids 0 to {len(tokens) - 1}")
-    return b"".join(tokens[token] for token in ids)
-
-
-def build_tiktoken(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> tiktoken.Encoding:
-    """The vocabulary for tiktoken's compiled code: built in memory, because its own loader caches files by path."""
-    return tiktoken.Encoding(
-        "llm-by-hand",
-        pat_str=spell_out_pattern(),
-        mergeable_ranks=dict(ranks),
-        special_tokens=dict(special_tokens),
-    )
-
-
-def read_vocabulary(path: str | Path) -> tuple[dict[bytes, int], list[str]]:
-    """Ranks and special tokens from a file that `save` wrote; CourseError for anything else."""
-    try:
-        ranks, special_tokens = vocabulary_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        check_vocabulary(ranks, special_tokens)
-    except OSError as error:
-        raise CourseError(f"cannot read the tokenizer {path}: {error.strerror}; check the path") from error
-    except CourseError as error:
-        raise CourseError(f"{path} is not a tokenizer we can use: {error}; train it again") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CourseError(f"{path} is truncated or no tokenizer file: train it again") from error
-    return ranks, special_tokens
+CACHE_SIZE = 2**16  # words whose ids a tokenizer remembers at most
 
 
 class WordCache(dict[str, list[int]]):
@@ -349,10 +242,9 @@ class WordCache(dict[str, list[int]]):
 
 
 class BPETokenizer:
-    """A vocabulary, and with it text to ids and back.
-
-    ranks: bytes -> id of each token; special_tokens: name -> id, in the order given, after the ranks; tokens: the
-    bytes of each id; vocab_size counts all. No text encodes to a special id: shared.text.template puts those in a row.
+    """A vocabulary, and with it text to ids and back. ranks: bytes -> id of each token; special_tokens: name -> id, in
+    the order given, after the ranks; tokens: the bytes of each id; vocab_size counts all. No text encodes to a special
+    id: shared.text.template puts those in a row.
     """
 
     def __init__(self, ranks: Mapping[bytes, int], special_tokens: Sequence[str] = ()) -> None:
@@ -404,3 +296,117 @@ class BPETokenizer:
     def load(cls, path: str | Path) -> "BPETokenizer":
         """Read what `save` wrote; CourseError when the file is missing, truncated or another program's."""
         return cls(*read_vocabulary(path))
+
+
+@lru_cache(maxsize=1)
+def spell_out_pattern() -> str:
+    r"""SPLIT_PATTERN with \p{L} and \p{N} written as ranges of characters, for a library with other Unicode tables.
+
+    Unicode gains letters every year. With the ranges of our regex library, tiktoken cuts every text where we do.
+    """
+    assigned = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000))))  # nothing above is a letter or a number
+    pattern = SPLIT_PATTERN
+    for name in (r"\p{L}", r"\p{N}"):
+        runs = regex.findall(name + "+", assigned)
+        ranges = "".join(f"\\x{{{ord(run[0]):x}}}-\\x{{{ord(run[-1]):x}}}" for run in runs)
+        pattern = pattern.replace(name, f"[{ranges}]")
+    return pattern
+
+
+def build_tiktoken(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> tiktoken.Encoding:
+    """The vocabulary for tiktoken's compiled code: built in memory, because its own loader caches files by path."""
+    return tiktoken.Encoding(
+        "llm-by-hand",
+        pat_str=spell_out_pattern(),
+        mergeable_ranks=dict(ranks),
+        special_tokens=dict(special_tokens),
+    )
+
+
+def split_token(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    """The two tokens that were merged into this one: what the word would be if the token itself did not exist."""
+    parts = {token[i:j] for i in range(len(token)) for j in range(i + 1, len(token) + 1)}
+    older = {part: ranks[part] for part in parts if ranks.get(part, len(ranks)) < ranks[token]}
+    tokens = {rank: part for part, rank in older.items()}
+    halves = [tokens[rank] for rank in encode_bytes(token, older)]
+    if len(halves) != 2:
+        raise CourseError(f"token {ranks[token]} ({token!r}) is no merge of two tokens before it: not a BPE vocabulary")
+    return halves[0], halves[1]
+
+
+def list_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The merges behind the ranks, in the order in which they were learnt: the form other libraries store."""
+    return [split_token(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
+
+
+def bytes_to_text(token: bytes) -> str:
+    r"""A token as a person reads it: its text, with \xNN for bytes that are no whole character and \\ for \."""
+    return token.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
+
+
+def text_to_bytes(text: str) -> bytes:
+    """Undo `bytes_to_text`."""
+    return regex.sub(
+        rb"\\(\\|x[0-9a-f]{2})",
+        lambda escape: b"\\" if escape[1] == b"\\" else bytes.fromhex(escape[1][1:].decode()),
+        text.encode("utf-8"),
+    )
+
+
+FILE_FORMAT = "llm-by-hand byte-level BPE"
+FILE_VERSION = 1
+
+
+def vocabulary_to_json(ranks: Mapping[bytes, int], special_tokens: Sequence[str]) -> str:
+    """The vocabulary as JSON with a line for each token: its id, its text, and the two texts it was merged from."""
+    merges = iter(list_merges(ranks))
+    lines = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        halves = next(merges) if len(token) > 1 else ()
+        line = [ranks[token], bytes_to_text(token), *map(bytes_to_text, halves)]
+        lines.append(json.dumps(line, ensure_ascii=False))
+    head = {
+        "format": FILE_FORMAT,
+        "version": FILE_VERSION,
+        "split_pattern": SPLIT_PATTERN,
+        "vocab_size": len(ranks) + len(special_tokens),
+        "special_tokens": list(special_tokens),
+    }
+    fields = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
+    return "{\n" + ",\n".join(fields) + ',\n  "tokens": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
+
+
+def vocabulary_from_json(content: dict[str, Any]) -> tuple[dict[bytes, int], list[str]]:
+    """Ranks and special tokens from parsed JSON; CourseError when the content is not a complete vocabulary of ours."""
+    if content.get("format") != FILE_FORMAT:
+        raise CourseError(f'its format is {content.get("format")!r}, not "{FILE_FORMAT}"')
+    if content.get("version") != FILE_VERSION or content.get("split_pattern") != SPLIT_PATTERN:
+        raise CourseError(f"it has version {content.get('version')!r} or another split pattern; we read {FILE_VERSION}")
+    ranks: dict[bytes, int] = {}
+    if not all(isinstance(name, str) for name in content["special_tokens"]):
+        raise CourseError("its special tokens are not texts")
+    for rank, text, *halves in content["tokens"]:
+        token = text_to_bytes(text)
+        if token in ranks or rank != len(ranks):
+            raise CourseError(f"token {rank} ({text!r}) is there twice or out of order")
+        if halves and b"".join(map(text_to_bytes, halves)) != token:
+            raise CourseError(f"token {rank} ({text!r}) is not what it was merged from, {halves}")
+        ranks[token] = len(ranks)
+    special_tokens = list(content["special_tokens"])
+    if content["vocab_size"] != len(ranks) + len(special_tokens):
+        raise CourseError(f"it promises {content['vocab_size']} tokens and has {len(ranks) + len(special_tokens)}")
+    return ranks, special_tokens
+
+
+def read_vocabulary(path: str | Path) -> tuple[dict[bytes, int], list[str]]:
+    """Ranks and special tokens from a file that `save` wrote; CourseError for anything else."""
+    try:
+        ranks, special_tokens = vocabulary_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        check_vocabulary(ranks, special_tokens)
+    except OSError as error:
+        raise CourseError(f"cannot read the tokenizer {path}: {error.strerror}; check the path") from error
+    except CourseError as error:
+        raise CourseError(f"{path} is not a tokenizer we can use: {error}; train it again") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CourseError(f"{path} is truncated or no tokenizer file: train it again") from error
+    return ranks, special_tokens

@@ -24,7 +24,6 @@ from shared.errors import CourseError
 from shared.files import write_atomically
 
 IGNORE_INDEX = -100  # what PyTorch's cross_entropy skips by default
-SHARD_FILE = "rows.npy"
 
 
 class Piece(NamedTuple):
@@ -110,6 +109,9 @@ def pack_rows(documents: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]
             is_target[at : at + length - 1] = True if masks is None else masks[document][start + 1 : stop]
             at += length
     return rows
+
+
+SHARD_FILE = "rows.npy"
 
 
 def write_shard(

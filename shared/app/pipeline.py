@@ -1,0 +1,404 @@
+"""The main job and its stages: corpus -> tokenizer -> shard -> pretraining -> instruction tuning -> questions.
+
+Each stage is a function that a subcommand of the command line calls too. What decides the outcome of a run is in its
+`Recipe`: two runs with equal recipes on one machine end with equal weights.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.app.progress import Say, watch
+from shared.app.report import corpus_of, open_model
+from shared.app.summary import begin_text, on_one_line, summarize_stories, summarize_text
+from shared.corpora import Corpus, load_corpus
+from shared.errors import CourseError
+from shared.files import write_atomically
+from shared.model.gpt import LanguageModel
+from shared.text.bpe import BPETokenizer
+from shared.text.loader import SHARD_FILE, Shard, write_shard
+from shared.text.template import SPECIAL_TOKENS, render_conversation, render_story
+from shared.training.checkpoint import (
+    ARCHITECTURES,
+    RESUME,
+    WEIGHTS,
+    checkpoint_every,
+    load_resume,
+    save_model,
+)
+from shared.training.device import best_device, keep_freed_memory
+from shared.training.evaluate import document_loss
+from shared.training.runlog import Preset, RunLog, find_preset, machine_summary, versions
+from shared.training.train import (
+    Run,
+    TrainConfig,
+    TrainingInterrupted,
+    sample_every,
+    show_progress,
+    train,
+    validate_every,
+)
+from shared.tuning.instruct import mask_questions, write_instruction_shard
+
+TOKENIZER_TEXT = 2_000_000  # characters: more would change the vocabulary little
+LESSONS_SHARE = 1.0  # in the pretraining text, for each story: so many stories with questions about them
+CONVERSATIONS_SHARE = 0.6  # and so many conversations
+TUNING_SHARE = 0.35  # for each story of the corpus, so many conversations to tune on
+MOST_EPOCHS = 10  # over real text: beyond, a small corpus is learnt by heart and the validation loss rises
+WATCHED_TEXTS = 64  # validation texts that are read along the way
+FEW_STEPS = 50  # a stage this short needs no estimate
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the outcome of a run; None means what the preset says."""
+
+    corpus: str = "stories"
+    stories: int | None = None
+    world: str | None = None
+    seed: int = 0
+    preset: str = "laptop"
+    steps: int | None = None  # of pretraining
+
+    def corpus_recipe(self) -> dict[str, Any]:
+        """What training.json keeps, so that the same corpus can be loaded again."""
+        stories = self.stories or find_preset(self.preset).stories
+        return {"name": self.corpus, "stories": stories, "seed": self.seed, "world": self.world}
+
+    def load_corpus(self) -> Corpus:
+        recipe = self.corpus_recipe()
+        return load_corpus(recipe.pop("name"), **recipe, watch=watch)
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """The sha256 of the training text: it tells whether a learner's file changed between two runs."""
+    digest = hashlib.sha256()
+    for text in corpus.train:
+        digest.update(text.encode("utf-8") + b"\0")
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ text to shards
+
+
+def train_tokenizer(corpus: Corpus, vocab_size: int, seed: int) -> BPETokenizer:
+    """Learn a vocabulary from some of the corpus and, where it has some, of its conversations."""
+    return BPETokenizer.train(tokenizer_texts(corpus, seed), vocab_size, SPECIAL_TOKENS)
+
+
+def tokenizer_texts(corpus: Corpus, seed: int) -> list[str]:
+    """About TOKENIZER_TEXT characters from all over the corpus, and conversations."""
+    stride = max(1, sum(map(len, corpus.train)) // TOKENIZER_TEXT)
+    texts = corpus.train[::stride]
+    if len(texts) < 10:  # a few long documents: the beginning of each
+        texts = [text[: TOKENIZER_TEXT // len(corpus.train)] for text in corpus.train]
+    if corpus.world is not None:
+        for conversation in corpus.world.conversations(max(100, len(corpus.train) // 50), seed):
+            texts += [text for turn in conversation for text in (turn.user, turn.assistant)]
+    return texts
+
+
+def pretraining_documents(corpus: Corpus, tokenizer: BPETokenizer, seed: int) -> list[list[int]]:
+    """Every text of the corpus and, where there is a world, lessons and conversations: all their tokens are targets."""
+    documents = [render_story(tokenizer, text) for text in watch(corpus.train, "encoding texts")]
+    if corpus.world is not None:
+        lessons = corpus.world.reading_lessons(round(LESSONS_SHARE * len(corpus.train)), seed)
+        talks = corpus.world.conversations(round(CONVERSATIONS_SHARE * len(corpus.train)), seed)
+        documents += [render_conversation(tokenizer, talk)[0] for talk in watch([*lessons, *talks], "encoding talks")]
+    return documents
+
+
+@contextmanager
+def shard_folder(out: Path) -> Iterator[Path]:
+    """A folder for a shard while it is needed: the recipe builds it again in seconds, the same each time."""
+    folder = out / "shard"
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ----------------------------------------------------------------------------------------------- one stage of training
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of training is made of, and what it needs in order to go on after an interruption."""
+
+    name: str
+    out: Path  # the model directory: resume.pt lies there until the stage is done
+    config: TrainConfig
+    origin: dict[str, Any]  # what the weights depend on besides config: text, sizes, seed
+    every: int  # steps between validations and checkpoints
+    unseen: Sequence[Sequence[int]]  # documents for validation along the way,
+    masks: Sequence[Sequence[bool]] | None  # and which of their tokens count
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"stage": self.name, **self.origin, "training": asdict(self.config)}
+
+
+def train_stage(
+    stage: Stage,
+    model: LanguageModel,
+    shard: Shard,
+    callbacks: Sequence[Callable[[Run], None]] = (),
+    *,
+    resume: bool = False,
+    log: Path | None = None,
+    say: Say = print,
+) -> list[dict]:
+    """Train with an estimate, a progress bar, validation, checkpoints and perhaps a log; return the history."""
+    config, state, done = stage.config, None, 0
+    if resume:
+        state = load_resume(stage.out, stage.identity)
+        done = state["step"]
+        say(f"{stage.name}: going on after step {done:,} of {config.steps:,}")
+    if config.steps - done > FEW_STEPS:
+        minutes = (config.steps - done) * seconds_per_step(model, shard, config) / 60
+        say(f"{stage.name}: about {minutes:.1f} minutes on this machine")
+    every_step: list[Callable[[Run], None]] = [
+        validate_every(stage.every, lambda model: document_loss(model, stage.unseen, stage.masks)),
+        *([RunLog(log, config.seed, resume_step=done if resume else None)] if log else []),
+        checkpoint_every(stage.every, stage.out, stage.identity),
+        *callbacks,
+        show_progress(stage.name),
+    ]
+    return train(model, shard, config, every_step, state=state)
+
+
+def seconds_per_step(model: LanguageModel, shard: Shard, config: TrainConfig) -> float:
+    """How long a step takes here, measured on a copy of the model that is thrown away."""
+    ends: list[float] = []
+    trial = replace(config, steps=4, warmup=0, decay=0)
+    try:
+        train(copy.deepcopy(model), shard, trial, [lambda run: ends.append(time.perf_counter())])
+    except TrainingInterrupted:  # it says "step 2 of 4", which would puzzle who pressed Ctrl-C
+        raise KeyboardInterrupt from None
+    return statistics.median(after - before for before, after in pairwise(ends))
+
+
+def scaled(options: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    """A preset's training options for another number of steps: warm-up and decay keep their shares."""
+    if steps is None:
+        return options
+    factor = steps / options["steps"]
+    shares: dict[str, Any] = {key: round(options[key] * factor) for key in ("warmup", "decay") if key in options}
+    return {**options, **shares, "steps": steps}
+
+
+def stage_info(stage: Stage, history: Sequence[dict]) -> dict[str, Any]:
+    """What training.json keeps of a stage: its options and its losses."""
+    return {
+        "training": asdict(stage.config),
+        "train_loss": statistics.fmean(record["loss"] for record in history[-20:]),
+        "val_loss": history[-1].get("val_loss"),
+        "val_losses": [[record["step"], record["val_loss"]] for record in history if "val_loss" in record],
+    }
+
+
+def finish_stage(stage: Stage, model: torch.nn.Module, tokenizer: BPETokenizer, info: dict[str, Any]) -> None:
+    """Save the model, and only then remove what going on would have needed."""
+    save_model(stage.out, model, tokenizer, info)
+    (stage.out / RESUME).unlink(missing_ok=True)
+
+
+def require_resumable(out: Path, resume: bool) -> None:
+    """Complain before any work is done, not after."""
+    if resume and not (out / RESUME).exists():
+        raise CourseError(f"{out}: there is no unfinished run to go on with; leave out --resume to start one")
+
+
+# ------------------------------------------------------------------------------------------------------ pretraining
+
+
+def pretrain(
+    recipe: Recipe, out: Path, corpus: Corpus, *, resume: bool = False, log: Path | None = None, say: Say = print
+) -> None:
+    """Train a tokenizer and a model on the corpus and leave both in the model directory `out`.
+
+    Until the end, `out` holds resume.pt beside whatever model was there before. Raises TrainingInterrupted after
+    Ctrl-C, CourseError when there is nothing to resume or when it was begun with another recipe.
+    """
+    require_resumable(out, resume)
+    preset = find_preset(recipe.preset)
+    tokenizer = train_tokenizer(corpus, preset.vocab_size, recipe.seed)
+    say(f"tokenizer: {tokenizer.vocab_size:,} tokens")
+    torch.manual_seed(recipe.seed)
+    model = new_model(preset, tokenizer.vocab_size)
+    context = model.config.context
+    with shard_folder(out) as folder:
+        write_shard(folder, pretraining_documents(corpus, tokenizer, recipe.seed), None, context)
+        shard = Shard.open(folder)
+        config = pretraining_config(preset, recipe, corpus, shard)
+        sizes = {"architecture": preset.architecture, **asdict(model.config)}
+        origin = {"corpus": recipe.corpus_recipe(), "model": sizes, "rows_sha256": file_sha256(folder / SHARD_FILE)}
+        unseen = [render_story(tokenizer, text) for text in corpus.val[:WATCHED_TEXTS]]
+        stage = Stage("pretraining", out, config, origin, preset.every, unseen, None)
+        say(
+            f"model: {preset.architecture}, {count_parameters(model):,} parameters; {config.steps:,} steps of "
+            f"{config.batch_size * context:,} tokens, {config.steps * config.batch_size / shard.n_rows:.1f} epochs"
+        )
+        sample = sample_every(2 * preset.every, lambda _: on_one_line(begin_text(model, tokenizer, recipe.seed, 40)))
+        history = train_stage(stage, model, shard, [sample], resume=resume, log=log, say=say)
+    info = {
+        "corpus": recipe.corpus_recipe(),
+        "corpus_sha256": fingerprint(corpus),
+        "preset": recipe.preset,
+        "seed": recipe.seed,
+        "parameters": count_parameters(model),
+        "instructions": False,
+        "versions": versions(),
+        "machine": machine_summary(),
+        "pretraining": stage_info(stage, history),
+    }
+    finish_stage(stage, model, tokenizer, info)
+
+
+def pretraining_config(preset: Preset, recipe: Recipe, corpus: Corpus, shard: Shard) -> TrainConfig:
+    """The preset's training options; over real text no more than MOST_EPOCHS, unless the steps were given."""
+    steps = recipe.steps
+    if steps is None and corpus.world is None:
+        steps = min(preset.pretrain["steps"], max(1, MOST_EPOCHS * shard.n_rows // preset.pretrain["batch_size"]))
+    return TrainConfig(**scaled(preset.pretrain, steps), seed=recipe.seed)
+
+
+def new_model(preset: Preset, vocab_size: int) -> LanguageModel:
+    """The untrained model of a preset, on the device that will train it."""
+    model_class, config_class = ARCHITECTURES[preset.architecture]
+    keep_freed_memory()
+    return model_class(config_class(vocab_size=vocab_size, **preset.model)).to(best_device())
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# ----------------------------------------------------------------------------------------------- instruction tuning
+
+
+def finetune(
+    source: Path,
+    out: Path,
+    *,
+    corpus: Corpus | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    log: Path | None = None,
+    say: Say = print,
+) -> None:
+    """Tune the model in the directory `source` on the conversations of its corpus; leave the result in `out`.
+
+    What is not given is as it was in pretraining. Raises TrainingInterrupted after Ctrl-C, and CourseError where the
+    corpus has no conversations or there is nothing to resume.
+    """
+    require_resumable(out, resume)
+    model, tokenizer, info = open_model(source)
+    corpus = corpus or corpus_of(info, watch)
+    if corpus.world is None:
+        raise CourseError(f"{source}: its corpus {corpus.name} has no instructions to tune on; pretrain on stories")
+    sizes = find_preset(preset or info["preset"])
+    seed = info["seed"] if seed is None else seed
+    config = TrainConfig(**scaled(sizes.finetune, steps), seed=seed)
+    # a seed of their own: pretraining has read the conversations of the recipe's seed
+    talks = corpus.world.conversations(max(50, round(TUNING_SHARE * len(corpus.train))), seed + 1)
+    unseen, masks = mask_questions(
+        tokenizer, corpus.world.conversations(WATCHED_TEXTS, seed, "test"), model.config.context + 1
+    )
+    with shard_folder(out) as folder:
+        answers = write_instruction_shard(folder, tokenizer, talks, model.config.context)
+        origin = {"model_sha256": file_sha256(source / WEIGHTS), "rows_sha256": file_sha256(folder / SHARD_FILE)}
+        stage = Stage("tuning", out, config, origin, sizes.every, unseen, masks)
+        say(f"tuning: {config.steps:,} steps on {len(talks):,} conversations; {answers:.0%} of the tokens are answers")
+        history = train_stage(stage, model, Shard.open(folder), resume=resume, log=log, say=say)
+    finish_stage(stage, model, tokenizer, {**info, "instructions": True, "tuning": stage_info(stage, history)})
+
+
+# ------------------------------------------------------------------------------------------------------ the main job
+
+RUN_FILE = "run.json"  # in the models folder for as long as a main job is unfinished
+REPORT_FILE = "report.json"  # the figures of the last main job that was finished
+
+
+def main_job(
+    recipe: Recipe, models: Path, *, fresh: bool = False, log: Path | None = None, say: Say = print
+) -> dict[str, Any]:
+    """Do everything, from the corpus to the answers; return the figures of the summary.
+
+    A main job that was interrupted goes on where it stopped when the recipe is the same. With another recipe that is
+    a CourseError unless `fresh`, so that nothing is lost by accident. After completion it starts anew.
+    """
+    pretrained, chat = models / "pretrained", models / "chat"
+    corpus = recipe.load_corpus()
+    say(f"corpus: {len(corpus.train):,} texts, {corpus.train_bytes / 1e6:.1f} MB: {corpus.source}")
+    job = open_job(recipe, corpus, models, fresh)
+    if "pretraining" not in job["done"]:
+        pretrain(recipe, pretrained, corpus, resume=(pretrained / RESUME).exists(), log=log, say=say)
+        save_job(models, job, "pretraining")
+    if corpus.world is not None and "tuning" not in job["done"]:
+        tuning_log = log and log.with_stem(f"{log.stem}-tuning")
+        finetune(pretrained, chat, corpus=corpus, resume=(chat / RESUME).exists(), log=tuning_log, say=say)
+        save_job(models, job, "tuning")
+    if corpus.world is None:
+        figures = summarize_text(pretrained, corpus, recipe.seed, say)
+    else:
+        figures = summarize_stories(pretrained, chat, corpus, recipe.seed, say)
+    write_json(models / REPORT_FILE, figures)
+    (models / RUN_FILE).unlink(missing_ok=True)
+    return figures
+
+
+def open_job(recipe: Recipe, corpus: Corpus, models: Path, fresh: bool) -> dict[str, Any]:
+    """The record of the unfinished job in `models`, or that of a new one."""
+    settings = {**asdict(recipe), "sha256": fingerprint(corpus)}
+    job = None if fresh else unfinished_job(models)
+    if job is None:
+        for folder in (models / "pretrained", models / "chat"):
+            (folder / RESUME).unlink(missing_ok=True)
+        return save_job(models, {"settings": settings, "done": []})
+    changed = [f"{key} was {value}" for key, value in job["settings"].items() if settings.get(key) != value]
+    if changed:
+        raise CourseError(
+            f"{models}: there is an unfinished run with other settings ({', '.join(changed)}); "
+            "finish it with those, or give it up with --fresh (make run FRESH=1)"
+        )
+    return job
+
+
+def unfinished_job(models: Path) -> dict[str, Any] | None:
+    """What run.json says, or None where there is none that can be read."""
+    try:
+        job = json.loads((models / RUN_FILE).read_text(encoding="utf-8"))
+        return {"settings": dict(job["settings"]), "done": list(job["done"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save_job(models: Path, job: dict[str, Any], done: str | None = None) -> dict[str, Any]:
+    """Note that a stage is done, on the disk too; return the record."""
+    job = {**job, "done": [*job["done"], *([done] if done else [])]}
+    write_json(models / RUN_FILE, job)
+    return job
+
+
+def write_json(path: Path, value: Any) -> None:
+    content = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8") + b"\n"
+    write_atomically(path, lambda file: file.write(content))

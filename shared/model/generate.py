@@ -1,0 +1,259 @@
+"""From logits to text: temperature, top-k, top-p, sampling, and decoding with or without a cache."""
+
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.errors import CourseError
+from shared.model.attention import KVCache
+from shared.model.gpt import LanguageModel
+
+
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (..., V) divided by the temperature: below 1 the likely tokens gain, above 1 the unlikely ones."""
+    return logits / temperature
+
+
+def top_k_filter(logits: Tensor, k: int) -> Tensor:
+    """Keep the k largest of the V logits (..., V), and any that tie with the k-th; the others become -inf.
+
+    A k above V keeps everything.
+    Source: "Hierarchical Neural Story Generation" (Fan et al., 2018), section 5.4.
+    """
+    kth_largest = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]  # (..., 1)
+    return logits.masked_fill(logits < kth_largest, -math.inf)
+
+
+def top_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probabilities reach p together; the others become -inf.
+
+    logits (..., V). The most likely token always stays.
+    Source: "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), section 3.1.
+    """
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities  # what the tokens ahead of each one hold together
+    ordered = ordered.masked_fill(before >= p, -math.inf)
+    return torch.empty_like(logits).scatter(-1, order, ordered)
+
+
+def sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One token for each row by inverse transform: lay the probabilities end to end, see where the number falls.
+
+    probabilities (B, V), not necessarily summing to 1; uniforms (B,) in [0, 1). Returns ids (B,).
+    """
+    ends = probabilities.double().cumsum(dim=-1)  # (B, V): where each token's stretch ends
+    points = uniforms[:, None] * ends[:, -1:]  # (B, 1)
+    tokens = torch.searchsorted(ends, points, right=True).squeeze(1)  # (B,)
+    return tokens.clamp(max=probabilities.shape[1] - 1)
+
+
+def uniform_numbers(seed: int, step: int, count: int) -> Tensor:
+    """`count` independent numbers in [0, 1), a pure function of (seed, step), as float64 (count,).
+
+    Philox encrypts a counter under the key (seed, step), so that there is no state to carry from step to step.
+    Source: "Parallel Random Numbers: As Easy as 1, 2, 3" (Salmon et al., 2011).
+    """
+    key = np.array([seed % 2**64, step], dtype=np.uint64)
+    return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(count))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Temperature 0 takes the most likely one; top_k and top_p None keep everything."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise CourseError(f"temperature {self.temperature} is out of range: use 0 (greedy) or a positive number")
+        if self.top_k is not None and self.top_k < 1:
+            raise CourseError(f"top_k {self.top_k} is out of range: keep at least 1 token")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise CourseError(f"top_p {self.top_p} is out of range: use a number above 0 and up to 1")
+
+
+def choose_tokens(logits: Tensor, sampling: Sampling, seed: int, step: int) -> Tensor:
+    """The next token of every row, (B, V) -> (B,). Each row draws its own random number."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    # With the largest logit at 0, the smallest temperature cannot make the division overflow.
+    logits = logits.float() - logits.float().amax(dim=-1, keepdim=True)
+    logits = apply_temperature(logits, sampling.temperature)
+    if sampling.top_k is not None:
+        logits = top_k_filter(logits, sampling.top_k)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        logits = top_p_filter(logits, sampling.top_p)
+    uniforms = uniform_numbers(seed, step, logits.shape[0]).to(logits.device)
+    return sample(logits.softmax(dim=-1), uniforms)
+
+
+@dataclass
+class Window:
+    """What the model sees while it writes: of each row, the columns from its start to `length`.
+
+    ids (B, columns) has room for the new tokens; shorter prompts are padded on the left.
+    """
+
+    ids: Tensor
+    length: int
+    starts: Tensor  # (B,): each row's first visible column
+    cache: KVCache | None = None
+    first: int = field(init=False)  # the smallest of starts
+
+    def __post_init__(self) -> None:
+        self.first = int(self.starts.min())
+
+    def append(self, tokens: Tensor) -> None:
+        """Write one new token (B,) behind each row."""
+        self.ids[:, self.length] = tokens
+        self.length += 1
+
+
+def open_window(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: LanguageModel) -> Window:
+    """Prompts padded on the left to one width, with room for what will be written."""
+    device = next(model.parameters()).device
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.long, device=device)  # (B, T + n)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
+    starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)  # (B,)
+    return Window(ids, longest, starts)
+
+
+def slide(window: Window, context: int) -> None:
+    """Where a row has outgrown the context, keep its last half; the cache must then be built anew."""
+    if window.length - window.first <= context:
+        return
+    half = max(1, context // 2)
+    outgrown = window.length - window.starts > context  # (B,)
+    window.starts = window.starts.masked_fill(outgrown, window.length - half)  # (B,)
+    window.first = int(window.starts.min())
+    window.cache = None
+
+
+def logits_from_cache(model: LanguageModel, window: Window) -> Tensor:
+    """Next-token logits (B, V): the cache remembers the earlier columns, so only the newest one is read."""
+    columns = window.ids[:, window.length - 1 : window.length]  # (B, 1)
+    if window.cache is None:
+        columns = window.ids[:, window.first : window.length]  # (B, T)
+        window.cache = model.new_cache(min(model.config.context, window.ids.shape[1] - window.first))
+        padding = window.starts - window.first  # (B,)
+        window.cache.starts = padding if padding.any() else None
+    return model(columns, window.cache)[:, -1]  # (B, V)
+
+
+def logits_from_scratch(model: LanguageModel, window: Window) -> Tensor:
+    """Next-token logits (B, V), every visible token read again: the specification of `logits_from_cache`."""
+    if (window.starts == window.first).all():
+        return model(window.ids[:, window.first : window.length])[:, -1]  # (B, V)
+    rows = zip(window.ids, window.starts.tolist(), strict=True)
+    return torch.cat([model(row[None, start : window.length])[:, -1] for row, start in rows])  # (B, V)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: LanguageModel) -> None:
+    """Raise CourseError for a prompt that the model cannot read."""
+    context, vocab_size = model.config.context, model.config.vocab_size
+    if max_new_tokens < 0:
+        raise CourseError(f"max_new_tokens is {max_new_tokens}: ask for 0 or more")
+    if not prompts or not all(prompts):
+        raise CourseError("the prompt is empty: give at least one token, such as the one that starts a text")
+    if max(map(len, prompts)) > context:
+        raise CourseError(f"the prompt has {max(map(len, prompts))} tokens, the model's context {context}: shorten it")
+    if min(map(min, prompts)) < 0 or max(map(max, prompts)) >= vocab_size:
+        raise CourseError(f"the prompt holds an id outside 0 to {vocab_size - 1}: was it encoded by another tokenizer?")
+
+
+@torch.inference_mode()
+def write(
+    model: LanguageModel,
+    window: Window,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_tokens: Sequence[int],
+    seed: int | None,
+    use_cache: bool,
+) -> Iterator[Tensor]:
+    """Yield the next token of every row, (B,), until there are enough or every row has met a stop token.
+
+    A row that has stopped repeats its stop token.
+    """
+    next_logits = logits_from_cache if use_cache else logits_from_scratch
+    seed = secrets.randbits(63) if seed is None else seed
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=window.ids.device)  # (S,)
+    stopped = torch.zeros(len(window.ids), dtype=torch.bool, device=window.ids.device)  # (B,)
+    was_training = model.training
+    model.eval()
+    try:
+        for step in range(max_new_tokens):
+            slide(window, model.config.context)
+            tokens = choose_tokens(next_logits(model, window), sampling, seed, step)  # (B,)
+            if len(stops):
+                tokens = torch.where(stopped, window.ids[:, window.length - 1], tokens)
+                stopped |= torch.isin(tokens, stops)
+            window.append(tokens)
+            yield tokens
+            if len(stops) and stopped.all():
+                return
+    finally:
+        model.train(was_training)
+
+
+def generate(
+    model: LanguageModel,
+    ids: Tensor | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_tokens: Sequence[int] = (),
+    seed: int | None = None,
+    use_cache: bool = True,
+) -> Tensor:
+    """Continue each prompt by up to max_new_tokens tokens; return prompts and continuations, (B, T + n).
+
+    ids is a tensor (B, T) or a list of prompts, not necessarily of one length: shorter ones get zeros on the left,
+    which the model does not see, so every row comes out as it would alone. A row that meets a stop token repeats it
+    to the end, and n is smaller than max_new_tokens when all rows stop earlier. When the context is full, its last
+    half is kept and read again. The same seed gives the same tokens; rows draw independently.
+    Raises CourseError for an empty prompt, one longer than the context, or a setting out of range.
+    """
+    prompts = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
+    check_prompts(prompts, max_new_tokens, model)
+    window = open_window(prompts, max_new_tokens, model)
+    sampling = Sampling(temperature, top_k, top_p)
+    for _ in write(model, window, max_new_tokens, sampling, stop_tokens, seed, use_cache):
+        pass
+    return window.ids[:, : window.length]  # (B, T + n)
+
+
+def stream(
+    model: LanguageModel,
+    ids: Sequence[int] | Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_tokens: Sequence[int] = (),
+    seed: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[int]:
+    """Continue one prompt, yielding each new token as it is chosen; a stop token comes last.
+
+    The tokens are those that `generate` returns for the same arguments. ids is a list or a tensor (T,). Raises
+    CourseError as `generate` does, at once.
+    """
+    prompts = [ids.tolist() if isinstance(ids, Tensor) else list(ids)]
+    check_prompts(prompts, max_new_tokens, model)
+    window = open_window(prompts, max_new_tokens, model)
+    sampling = Sampling(temperature, top_k, top_p)
+    return map(int, write(model, window, max_new_tokens, sampling, stop_tokens, seed, use_cache))

@@ -1,0 +1,66 @@
+"""shared/text/embeddings.py: positions as tables and as rotations."""
+
+import math
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from shared.errors import CourseError
+from shared.text.embeddings import apply_rotary, rotary_table, sinusoidal_positions
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_every_time():
+    torch.manual_seed(0)
+
+
+def test_sinusoidal_positions_follow_the_formula():
+    table = sinusoidal_positions(7, 6)
+    assert table.shape == (7, 6)
+    for t in range(7):
+        for i in range(3):
+            angle = t / 10000 ** (2 * i / 6)
+            assert table[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_odd_widths_are_refused():
+    with pytest.raises(CourseError, match="7"):
+        sinusoidal_positions(3, 7)
+    with pytest.raises(CourseError, match="5"):
+        rotary_table(3, 5)
+
+
+def test_rotary_table_is_the_angle_of_each_pair():
+    cos, sin = rotary_table(9, 4, base=100.0)
+    assert cos.shape == sin.shape == (9, 2)
+    assert torch.allclose(cos[:, 0], torch.arange(9.0).cos())
+    assert torch.allclose(sin[:, 1], (torch.arange(9.0) * 0.1).sin(), atol=1e-6)
+
+
+def test_rotary_equals_transformers():
+    config = LlamaConfig(
+        hidden_size=24,
+        num_attention_heads=3,
+        max_position_embeddings=11,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+    )
+    q, k = torch.randn(2, 3, 11, 8), torch.randn(2, 3, 11, 8)
+    expected = apply_rotary_pos_emb(q, k, *LlamaRotaryEmbedding(config)(q, torch.arange(11)[None]))
+    table = rotary_table(11, 8, base=500.0)
+    assert torch.allclose(apply_rotary(q, *table), expected[0], atol=1e-5)
+    assert torch.allclose(apply_rotary(k, *table), expected[1], atol=1e-5)
+
+
+def test_rotation_keeps_lengths_and_scores_depend_on_distance_only():
+    cos, sin = rotary_table(40, 10)
+    q, k = torch.randn(10), torch.randn(10)
+    turned_q, turned_k = apply_rotary(q.expand(40, 10), cos, sin), apply_rotary(k.expand(40, 10), cos, sin)
+    assert torch.allclose(turned_q.norm(dim=1), q.norm().expand(40), atol=1e-5)
+    scores = turned_q @ turned_k.T  # (40, 40)
+    for distance in (-7, 0, 3):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4)
+    assert not torch.allclose(scores[0, 0], scores[0, 3], atol=1e-2)
