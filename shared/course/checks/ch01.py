@@ -1,0 +1,124 @@
+"""Checks of chapter 1: two units of the loss, two activations."""
+
+import math
+import random
+
+import torch
+from torch import Tensor
+
+from shared.course.checks import distinct_sizes, exercise, require, require_close, require_shape
+
+
+def require_number(value: object, name: str) -> None:
+    require(value is not None, f"{name} is None: is a `return` missing?")
+    require(isinstance(value, int | float | Tensor), f"{name} is a {type(value).__name__}, not a number")
+
+
+@exercise(
+    "1.1",
+    hints=(
+        "A model that hesitates between 8 equally likely tokens has a loss of ln 8. Which function leads back to 8?",
+        "The logarithm is the natural one, so its inverse is e to the power of the loss.",
+        "`math.exp` of the argument",
+    ),
+)
+def perplexity(function):
+    tokens = random.randint(5, 50)
+    certain, guess = function(0.0), function(math.log(tokens))
+    require_number(guess, "the perplexity")
+    right = math.isclose(guess, tokens, rel_tol=1e-6)
+    require(
+        right or not math.isclose(guess, 2 ** math.log(tokens), rel_tol=1e-6),
+        f"{tokens} equally likely tokens came out as {guess:.2f}: 2 to the loss fits losses in bits, ours are in nats",
+    )
+    require(
+        right or not math.isclose(guess, 1 / tokens, rel_tol=1e-6),
+        "this is the probability of one token, its reciprocal: the sign of the exponent is wrong",
+    )
+    require(certain != 0, "a loss of 0 means no doubt, so one token is left to choose from; yours says 0")
+    require(right, f"a loss of ln {tokens} must give {tokens}, the number of equally likely tokens; yours {guess:.4g}")
+
+
+@exercise(
+    "1.2",
+    hints=(
+        "Two conversions: from nats to bits, and from the whole text to one byte of it.",
+        "One bit is ln 2 nats, about 0.69; so a loss in bits is a larger number than the same loss in nats.",
+        "divide `nats` by `math.log(2)` and by `n_bytes`",
+    ),
+)
+def bits_per_byte(function):
+    n_bytes, bits = distinct_sizes(2, 5, 40)
+    nats = bits * math.log(2)  # the loss of a text that takes exactly that many bits
+    value = function(nats, n_bytes)
+    require_number(value, "the result")
+    right = math.isclose(value, bits / n_bytes, rel_tol=1e-6)
+
+    def looks_like(wrong: float) -> bool:
+        return not right and math.isclose(value, wrong, rel_tol=1e-6)
+
+    require(not looks_like(nats / n_bytes), "these are nats per byte: they still have to become bits")
+    require(not looks_like(nats * math.log(2) / n_bytes), "multiplied by ln 2: a nat is more than a bit, so divide")
+    require(not looks_like(bits), "these are the bits of the whole text: divide by its bytes")
+    require(not looks_like(n_bytes / bits), "upside down: these are bytes per bit")
+    require(
+        right, f"a text of {n_bytes} bytes that takes {bits} bits is {bits / n_bytes:.4f} bits per byte, not {value}"
+    )
+
+
+@exercise(
+    "1.3",
+    hints=(
+        "The logistic function turns any number into one between 0 and 1: how much of x is let through.",
+        "`torch.sigmoid(x)` is the gate; at large x it is 1, and then the result is x.",
+        "x times its sigmoid",
+    ),
+)
+def silu(function):
+    rows, columns = distinct_sizes(2)
+    x = torch.randn(rows, columns)  # (rows, columns)
+    before = x.clone()
+    result = function(x)
+    require_shape(result, (rows, columns), "the result")
+    require(torch.equal(x, before), "your function changed its input in place: compute a new tensor")
+    large, small = function(torch.tensor([50.0, -50.0])).tolist()
+    require(abs(large - 1) > 1e-3, "at x = 50 this gives 1: it is the gate alone, x itself is missing")
+    require_close(
+        large, 50.0, f"at x = 50 the gate is wide open and lets all of x through, 50; yours gives {large:.4g}"
+    )
+    require(abs(small + 50) > 1, "at x = -50 this gives x itself: the gate must be shut there")
+    require_close(small, 0.0, f"at x = -50 the gate is shut, so the result is 0; yours gives {small:.4g}")
+    require(function(torch.tensor([-1.0])).item() != 0, "at x = -1 this is 0: that is ReLU; this gate closes gradually")
+    value = function(torch.ones(1)).item()
+    require_close(
+        value, 1 / (1 + math.exp(-1)), f"at x = 1 the gate is 1 / (1 + 1/e) = 0.7311; yours gives {value:.4f}"
+    )
+
+
+@exercise(
+    "1.4",
+    hints=(
+        "Two steps, and their order matters for negative numbers.",
+        "First what is negative becomes 0, then everything is squared.",
+        "`F.relu(x)`, then `.square()`",
+    ),
+)
+def relu_squared(function):
+    rows, columns = distinct_sizes(2)
+    x = torch.randn(rows, columns)  # (rows, columns)
+    before = x.clone()
+    result = function(x)
+    require_shape(result, (rows, columns), "the result")
+    require(torch.equal(x, before), "your function changed its input in place: compute a new tensor")
+    negative, positive = function(torch.tensor([-3.0, 3.0])).tolist()
+    require(negative != 9, "-3 became 9: a negative number must become 0 before the squaring")
+    require(negative == 0, f"-3 became {negative:g}: every negative number must become 0")
+    require(positive != 3, "3 stayed 3: this is ReLU, the square is missing")
+    require_close(positive, 9.0, f"3 became {positive:g}: a positive number must become its square")
+    parameter = torch.tensor([3.0], requires_grad=True)
+    squared = function(parameter)
+    require(
+        squared.requires_grad, "no gradient passes through your function: stay with tensors, no .item() or .detach()"
+    )
+    squared.sum().backward()
+    require_close(parameter.grad, torch.tensor([6.0]), "the slope at 3 must be 6, the derivative of x squared")

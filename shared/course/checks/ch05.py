@@ -1,0 +1,321 @@
+"""Checks of chapter 5: the loss, AdamW, Newton-Schulz, a schedule, clipping, accumulated gradients."""
+
+import math
+import random
+
+import torch
+from torch import nn
+
+from shared.course.checks import distinct_sizes, exercise, require, require_close, require_shape
+from shared.text.loader import IGNORE_INDEX
+from shared.training.train import next_token_loss
+
+
+@exercise(
+    "5.1",
+    hints=(
+        "At each position there are two parts: the logit of the target, and one that is the same for every target.",
+        "`torch.log_softmax` over the last axis, then `gather` along it with an index of shape (..., 1).",
+        "Put 0 where a target is ignored, gather, negate, erase with `masked_fill`; mean = sum / how many count.",
+    ),
+)
+def cross_entropy(function):
+    rows, tokens, vocab = distinct_sizes(3, low=3)
+    logits, targets = torch.randn(rows, tokens, vocab), torch.randint(vocab, (rows, tokens))
+    losses = function(logits, targets, "none")
+    require_shape(losses, (rows, tokens), 'the losses for reduction="none"')
+    require((losses > 0).all(), "there are negative prices: the loss is minus the logarithm of a probability")
+    level = function(torch.zeros(rows, tokens, vocab), targets, "none")
+    for size, axis in ((tokens, "positions"), (rows, "rows")):
+        wrong = torch.allclose(level, torch.full_like(level, math.log(size)))
+        require(not wrong, f"{vocab} equal logits cost ln {size}: the softmax runs over the {axis}, not the vocabulary")
+    require_close(level, torch.full_like(level, math.log(vocab)), f"{vocab} equal logits must cost ln {vocab} each")
+    each = [function(logits, torch.full((rows, tokens), token), "none") for token in range(vocab)]
+    total = torch.stack([torch.exp(-losses) for losses in each]).sum(0)
+    require_close(total, torch.ones_like(total), "the probabilities of all tokens do not add up to 1")
+    require(
+        (torch.stack(each).argmin(0) == logits.argmax(-1)).all(),
+        "the token with the largest logit is not the cheapest one",
+    )
+    large = function(100 * logits, targets, "none")
+    require(torch.isfinite(large).all(), "logits of some hundreds give inf or nan: e to the logit overflows")
+    require_close(function(logits, targets, "sum"), losses_sum(function, logits, targets), "sum is not the sum of none")
+    ignored = targets.clone()
+    ignored[0, 1:] = IGNORE_INDEX
+    kept = function(logits, ignored, "none")
+    require((kept[0, 1:] == 0).all(), "a target of IGNORE_INDEX still costs something")
+    mean, wanted = function(logits, ignored, "mean"), (ignored != IGNORE_INDEX).sum()
+    require(
+        abs(mean - kept.sum() / wanted) < 1e-5,
+        f"the mean divides by {rows * tokens if abs(mean - kept.mean()) < 1e-5 else 'something else'}, "
+        f"but only {wanted} targets count",
+    )
+    half = function(logits.bfloat16(), targets, "none")
+    require(half.dtype == torch.float32, "bfloat16 logits are added up in bfloat16: make them float32 first")
+
+
+def losses_sum(function, logits, targets):
+    return function(logits, targets, "none").sum()
+
+
+@exercise(
+    "5.2",
+    hints=(
+        "In step 1, with averages that start at 0, every weight must move by exactly lr, whatever its gradient is.",
+        "Per tensor: decay the weight, update mean and square in place, then divide the corrected mean by the root of "
+        "the corrected square.",
+        "mean / (1 - beta1**step) and square / (1 - beta2**step); `parameter.mul_(1 - lr * weight_decay)` comes first.",
+    ),
+)
+def adamw_step(function):
+    shapes = [tuple(distinct_sizes(2)), tuple(distinct_sizes(1))]
+    options = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-10}
+    start = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape).sign() * (torch.rand(shape) + 0.1) * 1e-2 for shape in shapes]
+    weights = [tensor.clone() for tensor in start]
+    means, squares = ([torch.zeros(shape) for shape in shapes] for _ in range(2))
+    function(weights, gradients, means, squares, 1, **options)
+    for number, (now, before, gradient) in enumerate(zip(weights, start, gradients, strict=True)):
+        move = (before - now) / options["lr"]
+        require((move != 0).any(), f"parameter {number} did not change: update the tensors in place")
+        require((move * gradient >= 0).all(), "the weights went uphill: step against the gradient")
+        require(
+            move.std() == 0 or not torch.allclose(move.abs(), 1 / gradient.abs(), rtol=1e-2),
+            "the mean is divided by the average square itself: take its root",
+        )
+        uncorrected = (1 - 0.8) / math.sqrt(1 - 0.95)
+        require(
+            not torch.allclose(move.abs(), torch.full_like(move, uncorrected), rtol=1e-2),
+            f"the first step is {uncorrected:.2f} times lr: both averages start at 0 and must be corrected for it",
+        )
+    for mean, square, gradient in zip(means, squares, gradients, strict=True):
+        require(
+            not (torch.allclose(mean, 0.8 * gradient) or torch.allclose(square, 0.95 * gradient**2)),
+            "an average gives the share beta to the newest gradient: beta is what the old average keeps",
+        )
+        require_close(mean, 0.2 * gradient, "`means` must end as beta1 * mean + (1 - beta1) * gradient", 1e-6)
+        require_close(
+            square / gradient**2,
+            torch.full_like(square, 0.05),
+            "`squares` must end as the average of gradient**2",
+            1e-3,
+        )
+    for step in range(2, 5):
+        before = [tensor.clone() for tensor in weights]
+        function(weights, gradients, means, squares, step, **options)
+        for now, then in zip(weights, before, strict=True):
+            size = (then - now).abs() / options["lr"]
+            require_close(
+                size,
+                torch.ones_like(size),
+                f"under a constant gradient step {step} must again be lr long: does the correction use step?",
+                1e-2,
+            )
+    weights = [tensor.clone() for tensor in start]
+    nothing = [[torch.zeros(shape) for shape in shapes] for _ in range(3)]
+    function(weights, *nothing, 1, **options, weight_decay=0.5)
+    for now, before in zip(weights, start, strict=True):
+        require(not torch.equal(now, before), "weight_decay has no effect when the gradient is 0")
+        require(
+            not torch.allclose((before - now).abs(), torch.full_like(now, options["lr"]), rtol=1e-2),
+            "the decay goes through the gradient, so all weights shrink by the same length: apply it to the weight",
+        )
+        require_close(
+            now,
+            before * (1 - 0.1 * 0.5),
+            "without a gradient a weight must become (1 - lr * weight_decay) * itself",
+        )
+
+
+def spread_matrices(count, rows, columns):
+    """Matrices (n, R, C) of Frobenius norm 1 with singular values from 1 to 1/20 of the largest, and their U V'."""
+    u, _, vt = torch.linalg.svd(torch.randn(count, rows, columns), full_matrices=False)
+    values = torch.linspace(1, 0.05, min(rows, columns))
+    return (u * (values / values.norm())) @ vt, u @ vt
+
+
+@exercise(
+    "5.3",
+    hints=(
+        "Which product of x with its transpose has the singular vectors of x and the cubes of its singular values?",
+        "Norm over the last two axes with keepdim=True; A = x @ x.mT; x = a*x + (b*A + c*A@A) @ x, five times.",
+        "Add a tiny number to the norm, so that a matrix of zeros is not 0/0; tall ones may be turned with .mT.",
+    ),
+)
+def newton_schulz(function):
+    rows, columns = sorted(distinct_sizes(2, low=4, high=12))
+    for shape in ((rows, columns), (columns, rows)):
+        matrices, directions = spread_matrices(3, *shape)
+        result = function(matrices)
+        require_shape(torch.nan_to_num(result), (3, *shape), "the result")
+        values = torch.linalg.svdvals(torch.nan_to_num(result.float(), 1e9, 1e9, 1e9))
+        require(values.max() < 2, "the singular values grow far beyond 1: look at the signs of a, b and c")
+        require(
+            values.min() > 0.5,
+            f"the smallest singular value is only {values.min():.2f}: does every iteration go on from the last?",
+        )
+        close = (result.float() * directions).sum() / (result.float().norm() * directions.norm())
+        require(close > 0.9, "the singular vectors have changed: the result must be near U V' of the matrix")
+        scaled = function(300 * matrices)
+        require(
+            torch.isfinite(scaled).all() and scaled.abs().max() < 2,
+            "a matrix 300 times as large explodes: divide by its Frobenius norm first",
+        )
+        uneven = function(matrices * torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1))
+        require(
+            torch.linalg.svdvals(uneven.float()).min() > 0.5,
+            "matrices of unequal size in one stack: divide each by a norm of its own, not by that of the stack",
+        )
+    zeros = function(torch.zeros(1, rows, columns))
+    require(torch.isfinite(zeros).all(), "a matrix of zeros gives nan: keep the norm from being 0")
+
+
+@exercise(
+    "5.4",
+    hints=(
+        "Two cases: before `warmup`, and from there on. In the second, how far are you between warmup and steps?",
+        "progress = (step - warmup) / (steps - warmup), at most 1; half a cosine is 0.5 * (1 + cos(pi * progress)).",
+        "floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)), and (step + 1) / (warmup + 1) before.",
+    ),
+)
+def warmup_cosine(function):
+    warmup, floor = random.randint(3, 9), random.choice([0.1, 0.2, 0.3])
+    steps = warmup + 4 * random.randint(3, 9)
+
+    def at(step, floor=floor):
+        return function(step, steps, warmup, floor)
+
+    require(at(0) is not None, "it returned None: is a `return` missing?")
+    require(at(0) > 0, "step 0 has the factor 0: its batch would be wasted")
+    require(
+        all(math.isclose(at(step), (step + 1) / (warmup + 1)) for step in range(warmup)),
+        f"the warm-up is not the line (step + 1) / (warmup + 1) before step {warmup}",
+    )
+    require(
+        at(warmup) <= 1 + 1e-9, f"the factor exceeds 1 at step {warmup}: mix the floor in, with 1 - floor for the rest"
+    )
+    require(
+        math.isclose(at(warmup), 1),
+        f"at step {warmup} = warmup the factor is {at(warmup):.3f}, not 1: the cosine begins there, not at step 0",
+    )
+    require(math.isclose(at(steps), floor, abs_tol=1e-9), f"the last factor is {at(steps):.3f}, not the floor {floor}")
+    quarter = at(warmup + (steps - warmup) // 4, 0.0)
+    require(not math.isclose(quarter, 0.75), "the way down is a straight line, not half a cosine")
+    require(math.isclose(quarter, 0.5 + math.sqrt(0.125)), "a quarter of the way down the factor must be 0.854")
+    require(
+        math.isclose(at(steps + 5), floor, abs_tol=1e-9),
+        "after the end the factor rises again: it must stay",
+    )
+    require(function(7, 7, 7, 0.0) is not None, "it returned None when all steps are warm-up")
+
+
+@exercise(
+    "5.5",
+    hints=(
+        "Think of all gradients as one long vector: what is its length, and by what may it be multiplied?",
+        "The norm of the vector of the tensors' norms is that length; the factor is max_norm / length if below 1.",
+        "`gradient.mul_(min(1, max_norm / norm))` for each gradient that is not None; return the norm from before.",
+    ),
+)
+def clip_gradients(function):
+    shapes = [tuple(distinct_sizes(2)), tuple(distinct_sizes(1)), tuple(distinct_sizes(3, high=5))]
+
+    def with_norm(norm):
+        parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+        gradients = [torch.randn(shape) * scale for shape, scale in zip(shapes, (1, 5, 0.2), strict=True)]
+        length = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient * norm / length
+        return [*parameters, nn.Parameter(torch.zeros(3))], [p.grad.clone() for p in parameters]
+
+    parameters, before = with_norm(10.0)
+    returned = function(parameters, 2.0)
+    require_shape(torch.as_tensor(returned) if returned is not None else None, (), "the returned norm")
+    after = [parameter.grad for parameter in parameters[:-1]]
+    require(not all(map(torch.equal, before, after)), "the gradients are as long as before: change .grad in place")
+    ratios = [now / then for now, then in zip(after, before, strict=True)]
+    require(
+        all(ratio.max() - ratio.min() < 1e-3 for ratio in ratios),
+        "single numbers were cut off, which turns the step: multiply all of them by one factor",
+    )
+    factors = torch.stack([ratio.mean() for ratio in ratios])
+    require(
+        factors.max() - factors.min() < 1e-3,
+        "each tensor was scaled by a factor of its own: the norm is that of all gradients together",
+    )
+    sums = sum(gradient.norm() for gradient in before)
+    require(
+        abs(returned - sums) > 1e-2, "the norm is the sum of the tensors' norms: take the root of the sum of squares"
+    )
+    require(abs(returned - 2.0) > 1e-2, "the returned norm is that after clipping: return the one before")
+    require_close(returned, 10.0, f"the gradients' common norm was 10, not {float(returned):.3f}", 1e-3)
+    length = torch.cat([gradient.flatten() for gradient in after]).norm()
+    require_close(length, 2.0, f"clipped to 2.0, the norm came out as {length:.3f}", 1e-3)
+    parameters, before = with_norm(0.5)
+    function(parameters, 2.0)
+    after = [parameter.grad for parameter in parameters[:-1]]
+    require(
+        all(map(torch.allclose, before, after)),
+        "a gradient shorter than max_norm was stretched: the factor is at most 1",
+    )
+
+
+@exercise(
+    "5.6",
+    hints=(
+        "The gradient of a sum is the sum of the gradients. What may be divided only when every piece has been seen?",
+        "For each micro-batch: summed, count = loss(model, piece); summed.backward(); add both to running totals.",
+        "At the end multiply every .grad by 1 / max(1, targets), and return the summed loss divided by the same.",
+    ),
+)
+def accumulate_gradients(function):
+    rows, tokens, vocab = 6, *distinct_sizes(2, low=5)
+    inputs, targets = torch.randint(vocab, (rows, tokens)), torch.randint(vocab, (rows, tokens))
+    targets[0, 1:] = IGNORE_INDEX  # unequal numbers of targets
+    targets[1, 2:] = IGNORE_INDEX
+    network = nn.Sequential(nn.Embedding(vocab, 3), nn.Linear(3, vocab))
+    seen: list[int] = []
+
+    def loss(model, batch):
+        seen.append(len(batch[0]))
+        return next_token_loss(model, batch)
+
+    def run(micro_batches, targets=targets):
+        network.zero_grad(set_to_none=True)
+        seen.clear()
+        mean = function(network, (inputs, targets), micro_batches, loss, "fp32")
+        require(mean is not None, "it returned None: return the mean loss")
+        gradients = [parameter.grad for parameter in network.parameters()]
+        require(all(g is not None for g in gradients), "a parameter has no gradient: is backward() missing?")
+        return float(mean), torch.cat([gradient.flatten() for gradient in gradients])
+
+    summed, count = next_token_loss(network, (inputs, targets))
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(summed / count, list(network.parameters()))])
+    mean, gradient = run(1)
+    ratio = (gradient.norm() / expected.norm()).item()
+    require(
+        not math.isclose(ratio, count.item(), rel_tol=1e-3), "the gradients are those of the sum: divide by the targets"
+    )
+    require(
+        not math.isclose(ratio, count.item() / targets.numel(), rel_tol=1e-3),
+        "divided by all positions: those with IGNORE_INDEX do not count",
+    )
+    require_close(gradient, expected, "with one micro-batch the gradient is not that of the mean loss")
+    require(math.isclose(mean, (summed / count).item(), rel_tol=1e-4), "the returned number is not the mean loss")
+    for pieces in (2, 3):
+        mean, gradient = run(pieces)
+        require(
+            seen == [rows // pieces] * pieces,
+            f"micro_batches={pieces} called the loss with {seen} rows instead of {pieces} times {rows // pieces}",
+        )
+        require_close(
+            gradient, expected, f"{pieces} micro-batches give another gradient than one: add up sums, not means"
+        )
+        require(
+            math.isclose(mean, (summed / count).item(), rel_tol=1e-4), f"{pieces} micro-batches return another loss"
+        )
+    mean, gradient = run(2, torch.full_like(targets, IGNORE_INDEX))
+    require(
+        math.isfinite(mean) and torch.isfinite(gradient).all(),
+        "a step without any target divides by 0: use max(1, targets)",
+    )

@@ -1,0 +1,158 @@
+"""What people write first in chapter 5, and the words that the diagnosis must hold."""
+
+LOSS = """
+def cross_entropy(logits, targets, reduction="mean"):
+    logits = logits.float()
+    wanted = targets != IGNORE_INDEX
+    index = targets.masked_fill(~wanted, 0).unsqueeze(-1)
+    losses = -torch.log_softmax(logits, dim=-1).gather(-1, index).squeeze(-1)
+    losses = losses.masked_fill(~wanted, 0.0)
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / wanted.sum()
+"""
+
+ADAMW = """
+def adamw_step(parameters, gradients, means, squares, step, *, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    beta1, beta2 = betas
+    for w, g, m, s in zip(parameters, gradients, means, squares):
+        w.mul_(1 - lr * weight_decay)
+        m.mul_(beta1).add_((1 - beta1) * g)
+        s.mul_(beta2).add_((1 - beta2) * g * g)
+        w.sub_(lr * (m / (1 - beta1**step)) / ((s / (1 - beta2**step)).sqrt() + eps))
+"""
+
+SCHULZ = """
+def newton_schulz(matrices, iterations=5):
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x
+"""
+
+COSINE = """
+def warmup_cosine(step, steps, warmup, floor=0.0):
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+"""
+
+CLIP = """
+def clip_gradients(parameters, max_norm):
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    for g in gradients:
+        g.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+"""
+
+ACCUMULATE = """
+def accumulate_gradients(model, batch, micro_batches, loss=next_token_loss, precision="auto"):
+    summed_loss = targets = 0.0
+    for piece in zip(*(tensor.chunk(micro_batches) for tensor in batch)):
+        summed, count = loss(model, piece)
+        summed.backward()
+        summed_loss, targets = summed_loss + summed.item(), targets + count.item()
+    for parameter in model.parameters():
+        parameter.grad.mul_(1 / max(1.0, targets))
+    return summed_loss / max(1.0, targets)
+"""
+
+
+def changed(source: str, *edits: tuple[str, str]) -> str:
+    """The source with each old text replaced; it must be there."""
+    for old, new in edits:
+        if old not in source:
+            raise ValueError(f"{old!r} is not in the source")
+        source = source.replace(old, new)
+    return source
+
+
+WRONG_ANSWERS = {
+    "5.1": [
+        (changed(LOSS, ("-torch.log", "torch.log")), "negative prices"),
+        (changed(LOSS, ("dim=-1)", "dim=1)")), "runs over the positions"),
+        (
+            changed(LOSS, ("torch.log_softmax(logits, dim=-1)", "(logits.exp() / logits.exp().sum(-1, True)).log()")),
+            "overflows",
+        ),
+        (changed(LOSS, ("losses = losses.masked_fill(~wanted, 0.0)", "")), "still costs something"),
+        (changed(LOSS, ("losses.sum() / wanted.sum()", "losses.mean()")), "the mean divides by"),
+        (changed(LOSS, ("logits = logits.float()", "")), "in bfloat16"),
+        (changed(LOSS, ("-torch.log_softmax", "-2 * torch.log_softmax")), "must cost ln"),
+    ],
+    "5.2": [
+        (
+            changed(ADAMW, (" / (1 - beta1**step)", ""), (" / (1 - beta2**step)", "")),
+            "start at 0 and must be corrected",
+        ),
+        (changed(ADAMW, ("w.mul_(1 - lr * weight_decay)", "g = g + weight_decay * w")), "through the gradient"),
+        (changed(ADAMW, ("w.sub_(", "w.add_(")), "uphill"),
+        (changed(ADAMW, (".sqrt()", "")), "take its root"),
+        (changed(ADAMW, ("w.sub_(", "w = w - (")), "in place"),
+        (
+            changed(ADAMW, ("m.mul_(beta1).add_((1 - beta1) * g)", "m.mul_(1 - beta1).add_(beta1 * g)")),
+            "what the old average keeps",
+        ),
+        (changed(ADAMW, ("w.mul_(1 - lr * weight_decay)", "pass")), "has no effect"),
+        (changed(ADAMW, ("**step", "**1")), "does the correction use step"),
+    ],
+    "5.3": [
+        (changed(SCHULZ, (" / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)", "")), "300 times as large"),
+        (changed(SCHULZ, ("dim=(-2, -1), keepdim=True", "")), "a norm of its own"),
+        (changed(SCHULZ, ("-4.7750", "4.7750")), "signs of a, b and c"),
+        (changed(SCHULZ, ("range(iterations)", "range(1)")), "go on from the last"),
+        (changed(SCHULZ, (" + 1e-7", "")), "a matrix of zeros"),
+        (changed(SCHULZ, ("return x", "return x.mT")), "the result has shape"),
+        (changed(SCHULZ, ("return x", "return -x")), "singular vectors have changed"),
+    ],
+    "5.4": [
+        (changed(COSINE, ("(step + 1) / (warmup + 1)", "step / warmup")), "would be wasted"),
+        (changed(COSINE, ("(step - warmup) / max(1, steps - warmup)", "step / steps")), "the cosine begins there"),
+        (changed(COSINE, ("0.5 * (1 + math.cos(math.pi * progress))", "(1 - progress)")), "a straight line, not half"),
+        (
+            changed(
+                COSINE,
+                ("min(1.0, (step - warmup) / max(1, steps - warmup))", "(step - warmup) / max(1, steps - warmup)"),
+            ),
+            "rises again",
+        ),
+        (changed(COSINE, ("(1 - floor) * ", "")), "exceeds 1"),
+        (changed(COSINE, ("floor + (1 - floor) * ", "")), "not the floor"),
+    ],
+    "5.5": [
+        (changed(CLIP, ("(max_norm / (norm", "(max_norm / (g.norm()")), "a factor of its own"),
+        (changed(CLIP, (".clamp(max=1.0)", "")), "was stretched"),
+        (changed(CLIP, ("return norm", "return norm.clamp(max=max_norm)")), "after clipping"),
+        (changed(CLIP, ("g in gradients]).norm()", "g in gradients]).sum()")), "root of the sum of squares"),
+        (
+            changed(
+                CLIP, ("g.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))", "g.clamp_(-max_norm / 2, max_norm / 2)")
+            ),
+            "single numbers were cut",
+        ),
+        (changed(CLIP, ("g.mul_(", "g = g * (")), "change .grad in place"),
+    ],
+    "5.6": [
+        (
+            changed(
+                ACCUMULATE,
+                ("summed.backward()", "(summed / count / micro_batches).backward()"),
+                ("parameter.grad.mul_(1 / max(1.0, targets))", "pass"),
+            ),
+            "add up sums, not means",
+        ),
+        (changed(ACCUMULATE, ("parameter.grad.mul_(1 / max(1.0, targets))", "pass")), "those of the sum"),
+        (changed(ACCUMULATE, ("chunk(micro_batches)", "chunk(1)")), "called the loss with"),
+        (changed(ACCUMULATE, ("targets + count.item()", "targets + piece[1].numel()")), "do not count"),
+        (
+            changed(ACCUMULATE, ("summed.backward()", "pass"), ("parameter.grad.mul_(1 / max(1.0, targets))", "pass")),
+            "is backward() missing",
+        ),
+        (changed(ACCUMULATE, ("max(1.0, targets)", "targets")), "ZeroDivisionError"),
+        (changed(ACCUMULATE, ("return summed_loss / max(1.0, targets)", "return summed_loss")), "not the mean loss"),
+    ],
+}

@@ -1,0 +1,260 @@
+"""Plausible wrong answers to the exercises of chapter 6, each with words of the diagnosis that it must get."""
+
+WRONG_ANSWERS = {
+    "6.1": [
+        (
+            """def keep_what_fits(tokenizer, conversation, room):
+    used = 0
+    for kept, exchange in enumerate(conversation):
+        used += len(render_conversation(tokenizer, [exchange])[0])
+        if used >= room:
+            return conversation[:kept]
+    return conversation""",
+            "compare with >, not >=",
+        ),
+        (
+            """def keep_what_fits(tokenizer, conversation, room):
+    while conversation and len(render_conversation(tokenizer, conversation)[0]) > room:
+        conversation = conversation[1:]
+    return conversation""",
+            "the beginning was cut",
+        ),
+        (
+            """def keep_what_fits(tokenizer, conversation, room):
+    used = 0
+    for kept, exchange in enumerate(conversation):
+        used += len(tokenizer.encode(exchange.user)) + len(tokenizer.encode(exchange.assistant))
+        if used > room:
+            return conversation[:kept]
+    return conversation""",
+            "do the template's tokens count?",
+        ),
+        (
+            """def keep_what_fits(tokenizer, conversation, room):
+    kept, used = [], 0
+    for exchange in conversation:
+        length = len(render_conversation(tokenizer, [exchange])[0])
+        if used + length <= room:
+            kept.append(exchange)
+            used += length
+    return kept""",
+            "left out in the middle",
+        ),
+    ],
+    "6.2": [
+        (
+            """def mask_questions(tokenizer, conversations, room):
+    documents = [render_conversation(tokenizer, conversation)[0] for conversation in conversations]
+    return documents, [[True] * len(ids) for ids in documents]""",
+            "every token is a target",
+        ),
+        (
+            """def mask_questions(tokenizer, conversations, room):
+    documents, masks = [], []
+    for conversation in conversations:
+        ids, is_response = render_conversation(tokenizer, keep_what_fits(tokenizer, conversation, room))
+        if ids:
+            documents.append(ids)
+            masks.append([not mark for mark in is_response])
+    return documents, masks""",
+            "the mask is inverted",
+        ),
+        (
+            """def mask_questions(tokenizer, conversations, room):
+    documents, masks = [], []
+    for conversation in conversations:
+        ids, is_response = render_conversation(tokenizer, keep_what_fits(tokenizer, conversation, room))
+        if ids:
+            documents.append(ids)
+            masks.append(is_response[1:] + [False])
+    return documents, masks""",
+            "<|assistant|> is a target",
+        ),
+        (
+            """def mask_questions(tokenizer, conversations, room):
+    documents, masks = [], []
+    for conversation in conversations:
+        ids, is_response = render_conversation(tokenizer, keep_what_fits(tokenizer, conversation, room))
+        if ids:
+            documents.append(ids)
+            masks.append([mark and token < 256 for token, mark in zip(ids, is_response)])
+    return documents, masks""",
+            "never learns to stop",
+        ),
+        (
+            """def mask_questions(tokenizer, conversations, room):
+    pairs = [render_conversation(tokenizer, keep_what_fits(tokenizer, talk, room)) for talk in conversations]
+    return [ids for ids, _ in pairs], [mask for _, mask in pairs]""",
+            "an empty document",
+        ),
+        (
+            """def mask_questions(tokenizer, conversations, room):
+    pairs = [render_conversation(tokenizer, talk) for talk in conversations]
+    return [ids for ids, _ in pairs], [mask for _, mask in pairs]""",
+            "more tokens than the room",
+        ),
+    ],
+    "6.3": [
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    ids = render_prompt(tokenizer, history, message)
+    return Prompt(ids[-room:], tokens_cut=max(0, len(ids) - room))""",
+            "in the middle of an exchange",
+        ),
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    for left_out in range(len(history) + 1):
+        ids = render_prompt(tokenizer, history[: len(history) - left_out], message)
+        if len(ids) <= room:
+            return Prompt(ids, exchanges_left_out=left_out)
+    return Prompt(ids, exchanges_left_out=len(history))""",
+            "leave out the oldest",
+        ),
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    for left_out in range(len(history) + 1):
+        ids = render_prompt(tokenizer, history[left_out:], message)
+        if len(ids) <= room:
+            return Prompt(ids)
+    return Prompt(ids[-room:])""",
+            "but the Prompt says 0",
+        ),
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    ids = render_prompt(tokenizer, history, message)
+    if len(ids) <= room:
+        return Prompt(ids)
+    return Prompt(render_prompt(tokenizer, [], message), exchanges_left_out=len(history))""",
+            "more exchanges were left out than had to be",
+        ),
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    for left_out in range(len(history) + 1):
+        ids = render_prompt(tokenizer, history[left_out:], message)
+        if len(ids) <= room:
+            return Prompt(ids, exchanges_left_out=left_out)
+    return Prompt(ids[-room:], exchanges_left_out=len(history), tokens_cut=len(ids) - room)""",
+            "the <|user|> in front has to stay",
+        ),
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    for left_out in range(len(history) + 1):
+        ids = render_prompt(tokenizer, history[left_out:], message)
+        if len(ids) <= room:
+            return Prompt(ids, exchanges_left_out=left_out)
+    return Prompt([*ids[: room - 2], *ids[-2:]], exchanges_left_out=len(history), tokens_cut=len(ids) - room)""",
+            "the end of the message was cut",
+        ),
+        (
+            """def fit_prompt(tokenizer, history, message, room):
+    for left_out in range(len(history) + 1):
+        ids = render_prompt(tokenizer, history[left_out:], message)
+        if len(ids) <= room:
+            return Prompt(ids, exchanges_left_out=left_out)
+    cut = [ids[0], *ids[len(ids) - room + 1 :]]
+    return Prompt(cut, exchanges_left_out=len(history), tokens_cut=len(ids) - room)""",
+            "raise a CourseError",
+        ),
+    ],
+    "6.4": [
+        (
+            """def decode_stream(tokenizer, ids):
+    for token in ids:
+        yield tokenizer.decode([token])""",
+            "was cut up",
+        ),
+        (
+            """def decode_stream(tokenizer, ids):
+    yield tokenizer.decode(list(ids))""",
+            "yield while the ids arrive",
+        ),
+        (
+            """def decode_stream(tokenizer, ids):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in ids:
+        yield decoder.decode(tokenizer.decode_bytes([token]))
+    yield decoder.decode(b"", final=True)""",
+            "an empty piece",
+        ),
+        (
+            """def decode_stream(tokenizer, ids):
+    waiting = b""
+    for token in ids:
+        waiting += tokenizer.decode_bytes([token])
+        try:
+            text = waiting.decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        waiting = b""
+        yield text""",
+            "nothing more came",
+        ),
+        (
+            """def decode_stream(tokenizer, ids):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+    for token in ids:
+        piece = decoder.decode(tokenizer.decode_bytes([token]))
+        if piece:
+            yield piece""",
+            "vanished",
+        ),
+        (
+            """def decode_stream(tokenizer, ids):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in ids:
+        piece = decoder.decode(tokenizer.decode_bytes([token]))
+        if piece:
+            yield piece""",
+            "tell the decoder that it is the end",
+        ),
+    ],
+    "6.5": [
+        (
+            """def wilson_interval(right, n, z=1.96):
+    if n == 0:
+        return 0.0, 1.0
+    share = right / n
+    half = z * math.sqrt(share * (1 - share) / n)
+    return max(0.0, share - half), min(1.0, share + half)""",
+            "the naive interval",
+        ),
+        (
+            """def wilson_interval(right, n, z=1.96):
+    share = right / max(1, n)
+    spread = z * z / max(1, n)
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / max(1, n) + spread / (4 * max(1, n)))
+    return max(0.0, middle - half), min(1.0, middle + half)""",
+            "nothing is known",
+        ),
+        (
+            """def wilson_interval(right, n, z=1.96):
+    if n == 0:
+        return 0.0, 1.0
+    share, spread = right / n, z * z / n
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, share - half), min(1.0, share + half)""",
+            "towards one half",
+        ),
+        (
+            """def wilson_interval(right, n, z=1.96):
+    if n == 0:
+        return 0.0, 1.0
+    share, spread = right / n, 1 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = 1 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, middle - half), min(1.0, middle + half)""",
+            "is z missing?",
+        ),
+        (
+            """def wilson_interval(right, n, z=1.96):
+    if n == 0:
+        return 0.0, 1.0
+    share, spread = right / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n)
+    return max(0.0, middle - half), min(1.0, middle + half)""",
+            "does not solve",
+        ),
+    ],
+}
