@@ -49,7 +49,7 @@ def unread_lessons(judged: Sequence[Judged], root: Path = ROOT) -> list[Path]:
     """The lessons after the last one that an exercise proves read.
 
     Nobody notes what was read. A passed exercise shows that the lesson which builds its function was, and all lessons
-    before it; where no lesson builds the function, that the chapters before the exercise's were.
+    before it; where only a later chapter builds the function, that the chapters before the exercise's were.
     """
     lessons = all_lessons(root)
     builders = {
@@ -63,7 +63,7 @@ def unread_lessons(judged: Sequence[Judged], root: Path = ROOT) -> list[Path]:
             continue
         target = item.exercise.replaces
         builder = builders.get(target) or builders.get(target.rpartition(".")[0])  # a method's class is built
-        if builder:
+        if builder and builder.parent.name <= item.chapter.name:
             read = max(read, lessons.index(builder) + 1)
         else:
             read = max(read, sum(path.parent < item.chapter for path in lessons))
