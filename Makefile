@@ -65,6 +65,7 @@ bench: $(INSTALLED)
 	$(PY) -m shared bench tokenizer
 	$(PY) -m shared bench generate
 	$(PY) -m shared bench pretrain
+	$(PY) -m shared bench bare
 
 # All parts run even when one fails, and the line at the end says how long each took.
 test: $(INSTALLED)

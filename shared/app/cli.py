@@ -252,7 +252,7 @@ def run_sample(options: argparse.Namespace) -> None:
 
 
 def run_chat(options: argparse.Namespace) -> None:
-    from shared.app.chat import Chat
+    from shared.app.chat import TEMPERATURE, TOP_P, Chat
     from shared.app.report import open_model
     from shared.app.terminal import answer_once, talk
 
@@ -262,7 +262,8 @@ def run_chat(options: argparse.Namespace) -> None:
     if directory is REFERENCE:
         stderr_line("no models/chat yet: this is the model that comes with the course; `make run` trains your own")
     model, tokenizer, info = open_model(directory)
-    chat = Chat(model, tokenizer, temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+    temperature = TEMPERATURE if options.temperature is None else options.temperature
+    chat = Chat(model, tokenizer, temperature=temperature, top_p=options.top_p or TOP_P, seed=options.seed)
     if not info.get("instructions"):
         stderr_line(f"{directory}: this model was pretrained only; it continues text more than it answers")
     if options.once is None:
@@ -278,6 +279,37 @@ def run_export(options: argparse.Namespace) -> None:
     model, tokenizer, _ = open_model(options.model)
     export_model(model, tokenizer, options.out)
     print(f"{options.out}: config, weights and tokenizer for transformers' AutoModelForCausalLM.from_pretrained")
+
+
+def run_bare_train(options: argparse.Namespace) -> None:
+    from shared.app.bare import STORIES, VOCAB_SIZE, bare_train
+
+    figures = bare_train(
+        options.corpus,
+        options.out,
+        stories=options.stories or STORIES,
+        world=options.world,
+        steps=options.steps,
+        vocab_size=options.vocab_size or VOCAB_SIZE,
+        seed=options.seed,
+        say=stderr_line,
+    )
+    if options.json:
+        print_json(figures)
+        return
+    for name, value in figures.items():
+        print(f"{name:16} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def run_bare_sample(options: argparse.Namespace) -> None:
+    from shared.app.bare import bare_sample
+
+    settings = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+    text = bare_sample(options.model, options.prompt, options.tokens, seed=options.seed, **settings)
+    if options.json:
+        print_json({"prompt": options.prompt, "continuation": text})
+    else:
+        print(options.prompt + text)
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -313,6 +345,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_sample(commands)
     add_chat(commands)
     add_export(commands)
+    add_bare_train(commands)
+    add_bare_sample(commands)
     add_bench(commands)
     add_progress(commands)
     return parser
@@ -444,15 +478,31 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of the stories and questions (0)")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, temperature: float, top_p: float) -> None:
+def unless_given(value: float | None) -> str:
+    return "" if value is None else f" ({value})"
+
+
+def add_sampling_options(
+    parser: argparse.ArgumentParser, temperature: float | None = None, top_p: float | None = None
+) -> None:
+    """How to draw; None leaves it to the command."""
     parser.add_argument(
         "--temperature", type=number_in(0, math.inf), default=temperature, metavar="X",
-        help=f"0 takes the likeliest token, 1 samples as the model believes ({temperature})",
+        help=f"0 takes the likeliest token, 1 samples as the model believes{unless_given(temperature)}",
     )  # fmt: skip
     parser.add_argument(
         "--top-p", type=number_in(0, 1, open_low=True), default=top_p, metavar="P",
-        help=f"keep the likeliest tokens that reach this probability together ({top_p})",
+        help=f"keep the likeliest tokens that reach this probability together{unless_given(top_p)}",
     )  # fmt: skip
+
+
+def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """What to continue, how far and how: for the commands that let a model write freely."""
+    parser.add_argument("--prompt", type=unicode_text, default="", metavar="TEXT", help="how the text begins (nothing)")
+    parser.add_argument("--tokens", type=at_least(1), default=100, metavar="N", help="at most so many new ones (100)")
+    parser.add_argument("--seed", type=at_least(0), metavar="S", help="the same seed, the same text")
+    parser.add_argument("--top-k", type=at_least(1), metavar="K", help="keep the K likeliest tokens (all)")
+    add_sampling_options(parser, temperature=0.8, top_p=1.0)
 
 
 def add_sample(commands: Any) -> None:
@@ -462,11 +512,7 @@ def add_sample(commands: Any) -> None:
         json_help="print prompt and continuation as JSON",
     )  # fmt: skip
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model directory")
-    parser.add_argument("--prompt", type=unicode_text, default="", metavar="TEXT", help="how the text begins (nothing)")
-    parser.add_argument("--tokens", type=at_least(1), default=100, metavar="N", help="at most so many new ones (100)")
-    parser.add_argument("--seed", type=at_least(0), metavar="S", help="the same seed, the same text")
-    parser.add_argument("--top-k", type=at_least(1), metavar="K", help="keep the K likeliest tokens (all)")
-    add_sampling_options(parser, temperature=0.8, top_p=1.0)
+    add_writing_options(parser)
 
 
 def add_chat(commands: Any) -> None:
@@ -477,7 +523,7 @@ def add_chat(commands: Any) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="(models/chat, or else the one of the course)")
     parser.add_argument("--once", type=unicode_text, metavar="TEXT", help="print one answer and leave")
     parser.add_argument("--seed", type=at_least(0), metavar="S", help="the same seed, the same answers")
-    add_sampling_options(parser, temperature=0.5, top_p=0.95)
+    add_sampling_options(parser)
 
 
 def add_export(commands: Any) -> None:
@@ -490,13 +536,36 @@ def add_export(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
 
 
+def add_bare_train(commands: Any) -> None:
+    parser = add_command(
+        commands, "bare-train", run_bare_train, "train a GPT written in NumPy alone, without any other library",
+        "bare-train --corpus stories-small --out bare.npz", "bare-train --corpus book.txt --out book.npz --steps 500",
+        json_help="print the losses and the story rate as JSON",
+    )  # fmt: skip
+    parser.add_argument("--corpus", required=True, metavar="NAME|FILE", help=CORPUS_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .npz file to write")
+    parser.add_argument("--vocab-size", type=at_least(1), metavar="N", help="tokens, special ones included (1024)")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help="training steps (a few minutes' worth)")
+    add_text_options(parser, stories=None)
+
+
+def add_bare_sample(commands: Any) -> None:
+    parser = add_command(
+        commands, "bare-sample", run_bare_sample, "let a model of bare-train continue a text",
+        "bare-sample --model bare.npz --prompt 'One day,' --tokens 100 --seed 1",
+        json_help="print prompt and continuation as JSON",
+    )  # fmt: skip
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="the .npz file of bare-train")
+    add_writing_options(parser)
+
+
 def add_bench(commands: Any) -> None:
     parser = add_command(
         commands, "bench", run_bench, "speed beside an established library; exit code 1 below the bound",
         "bench tokenizer", "bench generate --json",
         json_help='print {"ours", "peer", "ratio", "settings"} for each measurement',
     )  # fmt: skip
-    parser.add_argument("what", choices=("tokenizer", "generate", "pretrain"), help="what to measure")
+    parser.add_argument("what", choices=("tokenizer", "generate", "pretrain", "bare"), help="what to measure")
     parser.add_argument("--data", metavar="FILE", help="a text file to measure on (text that every machine has)")
 
 
