@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from shared.corpora import load_corpus
-from shared.corpora.grammar import Choice, least_mentions, parse_template, write
+from shared.corpora.grammar import Choice, least_mentions, parse_template, spell_out, write
 from shared.corpora.stories import CAST, World
 from shared.errors import CourseError
 
@@ -206,12 +206,24 @@ def test_a_story_without_what_was_asked_for_is_wrong(world):
     assert sum(world.is_right(turn, story) for turn, story in zip(requests, stories, strict=True)) < 0.1 * len(requests)
 
 
+def wordings(talk, split):
+    """Every wording of a kind of small talk, without its punctuation."""
+    return {re.sub(r"\W+", " ", text).strip() for text, _ in spell_out(parse_template(talk[split], {}), {}, {})}
+
+
+def test_no_wording_of_small_talk_is_both_learnt_and_examined(world):
+    for kind, talk in world.talk.items():
+        if kind != "story_request":
+            assert wordings(talk, "learn"), kind
+            assert not wordings(talk, "learn") & wordings(talk, "test"), kind
+
+
 def test_the_examination_is_not_in_the_training_conversations(world):
     """Unseen stories for questions about stories, unseen wordings for small talk."""
     learnt = {c[0].user for c in world.conversations(20_000, seed=0)}
     for conversation in world.conversations(500, seed=0, split="test"):
         turn = conversation[0]
-        if turn.kind in ("unknown", "identity") or "\n" in turn.user:
+        if turn.kind in ("greeting", "thanks", "goodbye", "unknown", "identity") or "\n" in turn.user:
             assert turn.user not in learnt, turn
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.app.chat import TEMPERATURE, TOP_P
 from shared.corpora import Conversation, Corpus, Turn, Watch, World, load_corpus, silent
 from shared.errors import CourseError
 from shared.model.generate import generate
@@ -20,7 +21,6 @@ from shared.training.device import best_device
 from shared.training.evaluate import bits_per_byte, document_nats, entropy_floor
 
 BATCH = 64  # texts that are generated side by side
-TEMPERATURE, TOP_P = 0.5, 0.95  # how the chat draws its answers
 
 
 def open_model(directory: str | Path) -> tuple[LanguageModel, BPETokenizer, dict[str, Any]]:
