@@ -9,10 +9,11 @@ import pytest
 from shared.course.notebooks import ROOT
 
 STACK = ["text", "model", "training", "tuning", "app"]
-BASE = {"errors", "files"}  # imported by all
+BASE = {"errors", "files", "memory"}  # imported by all
 BESIDE = {  # what each folder or module beside the stack may import; nothing of the stack unless it says so
     "errors": set(),
     "files": {"errors"},
+    "memory": set(),
     "plots": BASE,
     "corpora": BASE | {"corpora"},
     "bare": BASE | {"bare"},

@@ -5,11 +5,12 @@ PyTorch is imported in two functions only, those that carry weights from one mod
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from shared.bare.gpt import BareConfig, BareGPT, generate, load_bare, load_weigh
 from shared.bare.train import BareRun, BareTrainConfig, document_loss, lay_in_rows, ngram_loss, train
 from shared.corpora import Corpus, World, load_corpus
 from shared.errors import CourseError
+from shared.files import write_atomically
+from shared.memory import keep_freed_memory
 from shared.text.bpe import BPETokenizer, vocabulary_from_json, vocabulary_to_json
 from shared.text.template import END_OF_TEXT, SPECIAL_TOKENS, render_story, special_id
 
@@ -49,11 +52,13 @@ def bare_train(
     steps: int | None = None,
     vocab_size: int = VOCAB_SIZE,
     seed: int = 0,
+    log: Path | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
     """Train a tokenizer and a GPT on a corpus, save both in one .npz file, and measure; returns the figures.
 
-    Losses are in nats per token of unseen texts; what the corpus does not allow is None.
+    Losses are in nats per token of unseen texts; what the corpus does not allow is None. `log` names a file for a line
+    of JSON about the run, one for each step and one with the figures.
     """
     require_writable(out)
     keep_freed_memory()
@@ -74,6 +79,11 @@ def bare_train(
     figures["trigram_loss"] = ngram_loss(documents, unseen, tokenizer.vocab_size)
     figures["entropy_floor"] = floor_of(corpus.world, corpus.val[:WATCHED_TEXTS], unseen)
     figures["story_rate"] = None if corpus.world is None else story_rate(model, tokenizer, corpus.world, seed)
+    if log is not None:
+        versions = {"python": platform.python_version(), "numpy": np.__version__}
+        header = {"corpus": corpus_name, "stories": stories, "seed": seed, "versions": versions, **asdict(config)}
+        lines = "".join(json.dumps(record) + "\n" for record in [header | asdict(model.config), *history, figures])
+        write_atomically(log, lambda file: file.write(lines.encode("utf-8")))
     return figures
 
 
@@ -119,22 +129,6 @@ def show_progress() -> Callable[[BareRun], None]:
             bar.close()
 
     return callback
-
-
-def keep_freed_memory() -> None:
-    """On Linux, let the process keep the memory that it frees, for the next step will ask for the same again.
-
-    With it a step of the preset takes 15 % less time. Elsewhere this does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # the parameters' numbers in malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # a C library other than glibc
-        return
-    for parameter, size in ((mmap_threshold, 1 << 30), (trim_threshold, (1 << 31) - 1), (top_pad, 1 << 26)):
-        mallopt(parameter, size)
 
 
 # ------------------------------------------------------------------------------------------------------- measuring

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.app.bare import keep_freed_memory, to_torch
+from shared.app.bare import to_torch
 from shared.bare.gpt import BareConfig, BareGPT
 from shared.bare.optim import AdamW
 from shared.bare.train import BareRun, BareTrainConfig
 from shared.bare.train import train_step as bare_step
 from shared.errors import CourseError
+from shared.memory import keep_freed_memory
 from shared.training.train import Run, TrainConfig, build_optimizers, train_step
 
 SIZES = BareConfig(vocab_size=1024, context=128, n_layers=4, n_heads=4, width=128)

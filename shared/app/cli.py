@@ -292,6 +292,7 @@ def run_bare_train(options: argparse.Namespace) -> None:
         steps=options.steps,
         vocab_size=options.vocab_size or VOCAB_SIZE,
         seed=options.seed,
+        log=options.log,
         say=stderr_line,
     )
     if options.json:
@@ -546,6 +547,7 @@ def add_bare_train(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .npz file to write")
     parser.add_argument("--vocab-size", type=at_least(1), metavar="N", help="tokens, special ones included (1024)")
     parser.add_argument("--steps", type=at_least(1), metavar="N", help="training steps (a few minutes' worth)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="write the loss of every step to this .jsonl file")
     add_text_options(parser, stories=None)
 
 

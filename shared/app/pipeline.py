@@ -25,6 +25,7 @@ from shared.app.summary import begin_text, on_one_line, summarize_stories, summa
 from shared.corpora import Corpus, load_corpus
 from shared.errors import CourseError
 from shared.files import write_atomically
+from shared.memory import keep_freed_memory
 from shared.model.gpt import LanguageModel
 from shared.text.bpe import BPETokenizer
 from shared.text.loader import SHARD_FILE, Shard, write_shard
@@ -37,7 +38,7 @@ from shared.training.checkpoint import (
     load_resume,
     save_model,
 )
-from shared.training.device import best_device, keep_freed_memory
+from shared.training.device import best_device
 from shared.training.evaluate import document_loss
 from shared.training.runlog import Preset, RunLog, find_preset, machine_summary, versions
 from shared.training.train import (
