@@ -43,7 +43,13 @@ run: $(INSTALLED)
 chat: $(INSTALLED)
 	@$(PY) -m shared chat $(if $(MODEL),--model "$(MODEL)")
 
-lab: $(INSTALLED)
+# No question about news and no look for updates: nothing leaves the machine.
+LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json
+$(LAB_SETTINGS): $(INSTALLED)
+	@mkdir -p $(@D)
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $@
+
+lab: $(LAB_SETTINGS)
 	$(PY) -m jupyterlab --ip 127.0.0.1 --LabApp.default_url=/lab/tree/ch01_setup/01_start_here.ipynb \
 		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 

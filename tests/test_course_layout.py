@@ -17,7 +17,7 @@ BESIDE = {  # what each folder or module beside the stack may import; nothing of
     "plots": BASE,
     "corpora": BASE | {"corpora"},
     "bare": BASE | {"bare"},
-    "course": BASE | {"course", "plots", *STACK[:-1]},
+    "course": BASE | {"bare", "course", "plots", *STACK[:-1]},
 }
 
 

@@ -198,3 +198,12 @@ def test_compressors():
     assert gzip_bits_per_byte(text) < 0.3 < 6 < gzip_bits_per_byte(noise) < 8
     assert xz_bits_per_byte(noise) > 6
     assert xz_bits_per_byte(noise, seen=noise) < 0.3  # it remembers what it has seen
+
+
+def test_what_was_never_counted_is_unlikely_and_not_impossible():
+    """Every held-out continuation of these documents is one that was counted; in the last text none is."""
+    always_the_same = [list(range(300))] * 9
+    for order in (2, 3):
+        model = NgramModel.fit(always_the_same, vocab_size=301, order=order)
+        assert math.log(301) < model.loss([[0, 1, 3, 2]]) < 20
+        assert model.loss(always_the_same) < 0.05

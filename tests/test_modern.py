@@ -36,6 +36,7 @@ SHARED_OPTIONS = [
     {},
     {"n_kv_heads": 2, "tied": True, "rotary_base": 300.0},
     {"n_kv_heads": 1, "hidden": 50, "n_layers": 1},
+    {"n_kv_heads": 3, "head_width": 10},
 ]
 SOFT_CAPPED = {"softcap": 4.0, "n_heads": 3}  # which only the NanoChat class has
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -62,6 +64,25 @@ def test_the_main_job_leaves_two_models_and_nothing_unfinished(job):
     assert info["pretraining"]["val_losses"][-1] == [20, info["pretraining"]["val_loss"]]
     assert info["pretraining"]["train_loss"] > 0 and "train_loss" in info["tuning"]
     assert weights(models / "pretrained") != weights(models / "chat")
+
+
+ON_SOLUTIONS = """
+import json, sys
+from pathlib import Path
+from shared.app.pipeline import Recipe, main_job
+from shared.course.mine import install, load_mine
+install(load_mine(notebook="solutions.ipynb"))
+main_job(Recipe(**json.loads(sys.argv[1])), Path(sys.argv[2]), say=lambda line: None)
+"""
+
+
+def test_a_main_job_on_the_solutions_of_all_exercises_gives_bitwise_the_same(job, tmp_path):
+    command = [sys.executable, "-c", ON_SOLUTIONS, json.dumps(asdict(RECIPE)), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    mine, total = map(int, said.removeprefix("yours: ").split(" (")[0].split(" of "))
+    assert mine == total > 30 and "refused" not in said
+    for stage in ("pretrained", "chat"):
+        assert weights(tmp_path / stage) == weights(job[0] / stage)
 
 
 def test_the_summary_has_five_answers_the_floor_and_the_places(job):

@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import CourseError
 from shared.training.device import autocast, native_bf16
-from shared.training.runlog import PRESETS, RunLog, find_preset, machine_summary, read_log, versions
+from shared.training.runlog import PRESETS, RunLog, command_line, find_preset, machine_summary, read_log, versions
 from shared.training.train import TrainConfig
 
 
@@ -71,3 +71,9 @@ def test_autocast_uses_bfloat16_where_it_is_asked_for_or_native():
     with pytest.raises(CourseError, match="fp16"):
         autocast(torch.device("cpu"), "fp16")
     assert not native_bf16("mps")
+
+
+@pytest.mark.parametrize("started", ["/somewhere/shared/__main__.py", "shared/__main__.py"])
+def test_the_command_is_what_one_would_type(started):
+    assert command_line([started, "run", "--fresh"]) == "python -m shared run --fresh"
+    assert command_line(["/somewhere/bin/pytest", "-q"]) == "pytest -q"

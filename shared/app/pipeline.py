@@ -53,9 +53,9 @@ from shared.training.train import (
 from shared.tuning.instruct import mask_questions, write_instruction_shard
 
 TOKENIZER_TEXT = 2_000_000  # characters: more would change the vocabulary little
-LESSONS_SHARE = 1.0  # in the pretraining text, for each story: so many stories with questions about them
-CONVERSATIONS_SHARE = 0.6  # and so many conversations
-TUNING_SHARE = 0.35  # for each story of the corpus, so many conversations to tune on
+LESSONS_SHARE = 0.45  # in the pretraining text, for each story: so many stories with questions about them
+CONVERSATIONS_SHARE = 0.25  # and so many conversations
+TUNING_SHARE = 0.3  # for each story of the corpus, so many conversations to tune on
 MOST_EPOCHS = 10  # over real text: beyond, a small corpus is learnt by heart and the validation loss rises
 WATCHED_TEXTS = 64  # validation texts that are read along the way
 FEW_STEPS = 50  # a stage this short needs no estimate

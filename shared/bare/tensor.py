@@ -319,6 +319,86 @@ def mean_over(a: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
     return multiply(total, total.data.size / a.data.size)
 
 
+@dataclass(frozen=True)
+class GraphNode:
+    """A tensor in a drawing of its graph: what made it ("" for an input), its shape, and where to draw it."""
+
+    label: str
+    shape: tuple[int, ...]
+    column: int  # the longest way from an input
+    row: int  # counted within the column
+
+
+def draw_graph(result: Tensor) -> tuple[list[GraphNode], list[tuple[int, int]]]:
+    """The graph behind a result, ready to be drawn: its tensors, and the edges (parent, child) between their places.
+
+    Call it before `backward`, which frees the graph. The result is the last of the nodes.
+    """
+    found = {result.number: result}
+    unseen = [result]
+    while unseen:
+        for parent in unseen.pop().parents:
+            if parent.number not in found:
+                found[parent.number] = parent
+                unseen.append(parent)
+    columns: dict[int, int] = {}
+    nodes: list[GraphNode] = []
+    places = {number: place for place, number in enumerate(sorted(found))}  # parents come before their results
+    for number in places:
+        tensor = found[number]
+        column = max((columns[parent.number] + 1 for parent in tensor.parents), default=0)
+        row = sum(other == column for other in columns.values())
+        columns[number] = column
+        nodes.append(GraphNode(tensor.operation, tensor.shape, column, row))
+    edges = [(places[parent.number], places[number]) for number in places for parent in found[number].parents]
+    return nodes, edges
+
+
+def numeric_gradient(function: Callable[..., float], arrays: Sequence[np.ndarray], step: float) -> list[np.ndarray]:
+    """The gradient of function(*arrays), a number, by central differences: (f(x + h) - f(x - h)) / 2h for each element.
+
+    The error shrinks with h^2 until rounding takes over; for float64 a step near the cube root of 1e-16 is best.
+    """
+    gradients = [np.zeros_like(array) for array in arrays]
+    for array, gradient in zip(arrays, gradients, strict=True):
+        for place in np.ndindex(array.shape):
+            value = array[place]
+            array[place] = value + step
+            above = function(*arrays)
+            array[place] = value - step
+            gradient[place] = (above - function(*arrays)) / (2 * step)
+            array[place] = value
+    return gradients
+
+
+def check_gradient(function: Callable[..., Tensor], *arrays: np.ndarray, step: float = 1e-5) -> float:
+    """The largest difference between our gradients and central differences; about 1e-9 when all is right.
+
+    function takes a tensor for each array and returns a tensor of any shape. Its elements are added up with weights
+    that all differ, so that an error in one cannot hide behind another. Differences are relative where the gradient
+    is larger than 1. CourseError unless the arrays are float64: in float32, rounding drowns the differences.
+    """
+    if any(array.dtype != np.float64 for array in arrays):
+        raise CourseError("finite differences need float64: float32 rounds away what they measure")
+
+    def weighted(*tensors: Tensor) -> Tensor:
+        result = function(*tensors)
+        return (result * np.cos(np.arange(result.data.size)).reshape(result.shape)).sum()
+
+    def number(*values: np.ndarray) -> float:
+        with no_grad():
+            return weighted(*map(Tensor, values)).item()
+
+    tensors = [Tensor(np.array(array), requires_grad=True) for array in arrays]
+    backward(weighted(*tensors))
+    numeric = numeric_gradient(number, [np.array(array) for array in arrays], step)
+    worst = 0.0
+    for tensor, expected in zip(tensors, numeric, strict=True):
+        ours = np.zeros_like(expected) if tensor.grad is None else tensor.grad
+        worst = max(worst, float((np.abs(ours - expected) / np.maximum(1, np.abs(expected))).max(initial=0)))
+    return worst
+
+
 def reshape(a: Tensor, shape: Sequence[int]) -> Tensor:
     """The same elements in another shape; one size may be -1. The gradient takes the old shape again."""
     try:
@@ -444,83 +524,3 @@ def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
         return (gradient - np.exp(result) * gradient.sum(axis=axis, keepdims=True),)
 
     return record(result, (a,), backward_function, "log softmax")
-
-
-@dataclass(frozen=True)
-class GraphNode:
-    """A tensor in a drawing of its graph: what made it ("" for an input), its shape, and where to draw it."""
-
-    label: str
-    shape: tuple[int, ...]
-    column: int  # the longest way from an input
-    row: int  # counted within the column
-
-
-def draw_graph(result: Tensor) -> tuple[list[GraphNode], list[tuple[int, int]]]:
-    """The graph behind a result, ready to be drawn: its tensors, and the edges (parent, child) between their places.
-
-    Call it before `backward`, which frees the graph. The result is the last of the nodes.
-    """
-    found = {result.number: result}
-    unseen = [result]
-    while unseen:
-        for parent in unseen.pop().parents:
-            if parent.number not in found:
-                found[parent.number] = parent
-                unseen.append(parent)
-    columns: dict[int, int] = {}
-    nodes: list[GraphNode] = []
-    places = {number: place for place, number in enumerate(sorted(found))}  # parents come before their results
-    for number in places:
-        tensor = found[number]
-        column = max((columns[parent.number] + 1 for parent in tensor.parents), default=0)
-        row = sum(other == column for other in columns.values())
-        columns[number] = column
-        nodes.append(GraphNode(tensor.operation, tensor.shape, column, row))
-    edges = [(places[parent.number], places[number]) for number in places for parent in found[number].parents]
-    return nodes, edges
-
-
-def numeric_gradient(function: Callable[..., float], arrays: Sequence[np.ndarray], step: float) -> list[np.ndarray]:
-    """The gradient of function(*arrays), a number, by central differences: (f(x + h) - f(x - h)) / 2h for each element.
-
-    The error shrinks with h^2 until rounding takes over; for float64 a step near the cube root of 1e-16 is best.
-    """
-    gradients = [np.zeros_like(array) for array in arrays]
-    for array, gradient in zip(arrays, gradients, strict=True):
-        for place in np.ndindex(array.shape):
-            value = array[place]
-            array[place] = value + step
-            above = function(*arrays)
-            array[place] = value - step
-            gradient[place] = (above - function(*arrays)) / (2 * step)
-            array[place] = value
-    return gradients
-
-
-def check_gradient(function: Callable[..., Tensor], *arrays: np.ndarray, step: float = 1e-5) -> float:
-    """The largest difference between our gradients and central differences; about 1e-9 when all is right.
-
-    function takes a tensor for each array and returns a tensor of any shape. Its elements are added up with weights
-    that all differ, so that an error in one cannot hide behind another. Differences are relative where the gradient
-    is larger than 1. CourseError unless the arrays are float64: in float32, rounding drowns the differences.
-    """
-    if any(array.dtype != np.float64 for array in arrays):
-        raise CourseError("finite differences need float64: float32 rounds away what they measure")
-
-    def weighted(*tensors: Tensor) -> Tensor:
-        result = function(*tensors)
-        return (result * np.cos(np.arange(result.data.size)).reshape(result.shape)).sum()
-
-    def number(*values: np.ndarray) -> float:
-        with no_grad():
-            return weighted(*map(Tensor, values)).item()
-
-    tensors = [Tensor(np.array(array), requires_grad=True) for array in arrays]
-    backward(weighted(*tensors))
-    numeric = numeric_gradient(number, [np.array(array) for array in arrays], step)
-    worst = 0.0
-    for tensor, expected in zip(tensors, numeric, strict=True):
-        ours = np.zeros_like(expected) if tensor.grad is None else tensor.grad
-        worst = max(worst, float((np.abs(ours - expected) / np.maximum(1, np.abs(expected))).max(initial=0)))
-    return worst

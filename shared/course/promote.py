@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.course.notebooks import ROOT, CodeCell, all_lessons, code_cells, statement_lines, write_text
 from shared.errors import CourseError
 
-BUILT_FOLDERS = ("shared/text", "shared/model", "shared/training", "shared/tuning")
+BUILT_FOLDERS = ("shared/bare", "shared/text", "shared/model", "shared/training", "shared/tuning")
 BUILT_FILES = ("shared/app/chat.py",)
 PLAIN_FILES = (  # what the course uses without teaching it: files, processes, logs, the machine
     "shared/training/checkpoint.py",

@@ -158,22 +158,29 @@ class MultiHeadAttention(nn.Module):
 class RotaryAttention(nn.Module):
     """Causal self-attention with rotary positions, shared key heads and optionally normalised queries and keys.
 
-    `make_norm(K)` builds the norm of the queries and of the keys; None leaves them as they are. `n_kv_heads` below
-    `n_heads` lets groups of query heads share one key and value head ("GQA", Ainslie et al., 2023), which shrinks the
-    cache. Normalised queries and keys bound the scores ("Scaling Vision Transformers to 22 Billion Parameters",
-    Dehghani et al., 2023, section 2).
+    `make_norm(K)` builds the norm of the queries and of the keys; None leaves them as they are. K is `head_width`, or
+    D / H without one. `n_kv_heads` below `n_heads` lets groups of query heads share one key and value head ("GQA",
+    Ainslie et al., 2023), which shrinks the cache. Normalised queries and keys bound the scores ("Scaling Vision
+    Transformers to 22 Billion Parameters", Dehghani et al., 2023, section 2).
     """
 
-    def __init__(self, width: int, n_heads: int, n_kv_heads: int, make_norm: Callable[[int], nn.Module] | None) -> None:
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        n_kv_heads: int,
+        make_norm: Callable[[int], nn.Module] | None,
+        head_width: int | None = None,
+    ) -> None:
         super().__init__()
-        if width % n_heads:
+        if head_width is None and width % n_heads:
             raise CourseError(f"width {width} cannot be split into {n_heads} equal heads: choose a multiple")
         if n_heads % n_kv_heads:
             raise CourseError(f"{n_heads} heads cannot share {n_kv_heads} key heads evenly: choose a divisor")
         self.heads = [n_heads, n_kv_heads, n_kv_heads]  # of queries, keys and values
-        self.head_width = width // n_heads
+        self.head_width = head_width or width // n_heads
         self.qkv = nn.Linear(width, sum(self.heads) * self.head_width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(n_heads * self.head_width, width, bias=False)
         self.q_norm = make_norm(self.head_width) if make_norm else nn.Identity()
         self.k_norm = make_norm(self.head_width) if make_norm else nn.Identity()
 

@@ -100,7 +100,7 @@ def modern_config(config: ModernConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.key_heads,
-        "head_dim": config.width // config.n_heads,
+        "head_dim": config.columns_per_head,
         "hidden_act": "relu2" if name == "nanochat" else "silu",
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},

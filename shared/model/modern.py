@@ -26,7 +26,10 @@ RECIPES: dict[str, dict] = {
 
 @dataclass(frozen=True)
 class ModernConfig:
-    """Sizes and parts of a ModernGPT. `n_kv_heads` None means n_heads; `hidden` None means 4 * width."""
+    """Sizes and parts of a ModernGPT.
+
+    `n_kv_heads` None means n_heads, `head_width` None means width / n_heads, `hidden` None means 4 * width.
+    """
 
     vocab_size: int
     context: int
@@ -34,6 +37,7 @@ class ModernConfig:
     n_heads: int
     width: int
     n_kv_heads: int | None = None
+    head_width: int | None = None
     hidden: int | None = None
     norm: str = "rms"
     qk_norm: bool = True
@@ -44,7 +48,7 @@ class ModernConfig:
     rotary_base: float = 10000.0
 
     def __post_init__(self) -> None:
-        check_sizes(self, "n_kv_heads", "hidden")
+        check_sizes(self, "n_kv_heads", "head_width", "hidden")
         for part, choices in ((self.norm, NORMS), (self.feed_forward, FEED_FORWARDS)):
             if part not in choices:
                 raise CourseError(f"{part!r} is no part of this model: choose one of {', '.join(choices)}")
@@ -59,6 +63,11 @@ class ModernConfig:
     def key_heads(self) -> int:
         """How many heads the keys and values have."""
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def columns_per_head(self) -> int:
+        """How wide a head is: K."""
+        return self.width // self.n_heads if self.head_width is None else self.head_width
 
     @property
     def hidden_width(self) -> int:
@@ -84,7 +93,7 @@ class ModernGPT(LanguageModel):
         store_by_column(self)
         if config.tied:  # rows of an embedding are looked up, so that table stays as it is
             self.head.weight = self.token_embedding.weight
-        cos, sin = rotary_table(config.context, config.width // config.n_heads, config.rotary_base)
+        cos, sin = rotary_table(config.context, config.columns_per_head, config.rotary_base)
         self.register_buffer("cos", cos, persistent=False)  # (context, K/2)
         self.register_buffer("sin", sin, persistent=False)  # (context, K/2)
         init_modern_weights(self)
@@ -115,9 +124,10 @@ def soft_cap(logits: Tensor, limit: float) -> Tensor:
 def modern_block(config: ModernConfig) -> Block:
     """One layer of the stack, put together from the parts that the config names."""
     make_norm, width = NORMS[config.norm], config.width
+    qk_norm = make_norm if config.qk_norm else None
     return Block(
         make_norm(width),
-        RotaryAttention(width, config.n_heads, config.key_heads, make_norm if config.qk_norm else None),
+        RotaryAttention(width, config.n_heads, config.key_heads, qk_norm, config.head_width),
         make_norm(width),
         FEED_FORWARDS[config.feed_forward](width, config.hidden_width),
     )

@@ -112,8 +112,9 @@ def fit_mixture(specific: np.ndarray, general: np.ndarray, bucket: np.ndarray, i
     """How far to trust each bucket's specific estimate: weights w that make w * specific + (1 - w) * general likely.
 
     specific, general: (N,) probabilities of N held-out tokens; bucket: (N,) int. Returns (N_BUCKETS,). Each iteration
-    of expectation maximisation sets w to the mean share of the specific part. Bucket 0, contexts that never occurred,
-    has no specific part and gets 0; another bucket without held-out tokens keeps 1/2.
+    of expectation maximisation sets w to the mean share of the specific part, counting one token more that is half
+    specific: a w of exactly 1 would call what was never counted impossible. Bucket 0, contexts that never occurred,
+    has no specific part and gets 0.
     """
     weights = np.full(N_BUCKETS, 0.5)
     weights[0] = 0.0
@@ -122,7 +123,8 @@ def fit_mixture(specific: np.ndarray, general: np.ndarray, bucket: np.ndarray, i
         part = weights[bucket] * specific
         share = part / (part + (1 - weights[bucket]) * general)
         total = np.bincount(bucket, weights=share, minlength=N_BUCKETS)
-        weights = np.where(tokens > 0, total / np.maximum(1, tokens), weights)
+        weights = (total + 0.5) / (tokens + 1)
+        weights[0] = 0.0
     return weights
 
 

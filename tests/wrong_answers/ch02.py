@@ -463,4 +463,216 @@ def apply_rotary(x, cos, sin):
             "position 0 has the angle 0",
         ),
     ],
+    "2.8": [
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = rng.integers(1, window + 1, tokens)
+    offsets = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return centres, places[near]
+""",
+            "no ids of the sentence",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = rng.integers(1, window + 1, tokens)
+    offsets = np.arange(-window, window + 1)
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[centres], sentence[places[near]]
+""",
+            "paired with itself",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = rng.integers(1, window + 1, tokens)
+    offsets = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[centres], sentence[places[near]]
+""",
+            "counts from the end",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = rng.integers(1, window + 1, tokens)
+    offsets = np.arange(1, window + 1)
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[centres], sentence[places[near]]
+""",
+            "neighbour on its left",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = np.full(tokens, window)
+    offsets = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[centres], sentence[places[near]]
+""",
+            "every centre looks",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = rng.integers(1, max(2, window), tokens)
+    offsets = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[centres], sentence[places[near]]
+""",
+            "leaves out its end",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = rng.integers(1, window + 1, tokens)
+    offsets = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[places[near]], sentence[centres]
+""",
+            "to one side than to the other",
+        ),
+        (
+            """
+def skip_gram_pairs(sentence, window, rng):
+    tokens = len(sentence)
+    reach = np.random.default_rng().integers(1, window + 1, tokens)
+    offsets = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    places = np.arange(tokens)[:, None] + offsets
+    near = (np.abs(offsets) <= reach[:, None]) & (places >= 0) & (places < tokens)
+    centres, _ = np.nonzero(near)
+    return sentence[centres], sentence[places[near]]
+""",
+            "draw from `rng` only",
+        ),
+    ],
+    "2.9": [
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(log_sigmoid(score).sum() + log_sigmoid(noise_scores).sum())
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "turn the sign of its score",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = float(log_sigmoid(score).sum() + log_sigmoid(-noise_scores).sum())
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "the loss is negative",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(log_sigmoid(score).sum() + log_sigmoid(-noise_scores).sum()) / len(centre)
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "it must be their sum",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(np.log(sigmoid(score)).sum() + np.log(sigmoid(-noise_scores)).sum())
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "use log_sigmoid",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(log_sigmoid(score).sum() + log_sigmoid(-noise_scores).sum())
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "lacks what the noise adds",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(log_sigmoid(score).sum() + log_sigmoid(-noise_scores).sum())
+    error = (sigmoid(score))[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "when near is nudged",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(log_sigmoid(score).sum() + log_sigmoid(-noise_scores).sum())
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, for_centre, error * centre, noise_errors[:, :, None] * noise
+""",
+            "when a noise word is nudged",
+        ),
+        (
+            """
+def negative_sampling(centre, near, noise):
+    score = np.einsum("pd,pd->p", centre, near)
+    noise_scores = np.einsum("pd,pnd->pn", centre, noise)
+    loss = -float(log_sigmoid(score).sum() + log_sigmoid(-noise_scores).sum())
+    error = (sigmoid(score) - 1)[:, None]
+    noise_errors = sigmoid(noise_scores)
+    for_centre = error * near + np.einsum("pn,pnd->pd", noise_errors, noise)
+    return loss, -for_centre, -error * centre, -noise_errors[:, :, None] * centre[:, None, :]
+""",
+            "point downhill",
+        ),
+    ],
 }

@@ -1,5 +1,19 @@
 """Plausible wrong answers to the exercises of chapter 3, and words of the diagnosis that each has to get."""
 
+# The right backward pass in plain steps, from which the wrong answers to 3.9 are made by changing one of them.
+BACKWARD = (
+    "def attend_backward(gradient, q, k, v, mixed, weights, factors, out):\n"
+    "    root = math.sqrt(q.shape[-1])\n"
+    "    kept = weights if factors is None else weights * factors\n"
+    "    dP = gradient @ v.swapaxes(-1, -2)\n"
+    "    dP = dP if factors is None else dP * factors\n"
+    "    r = (gradient * mixed).sum(axis=-1, keepdims=True)\n"
+    "    dS = weights * (dP - r)\n"
+    "    np.matmul(dS, k / root, out=out[0])\n"
+    "    np.matmul(dS.swapaxes(-1, -2), q / root, out=out[1])\n"
+    "    np.matmul(kept.swapaxes(-1, -2), gradient, out=out[2])\n"
+)
+
 WRONG_ANSWERS = {
     "3.1": [
         ("def softmax(scores):\n    return scores / scores.sum(dim=-1, keepdim=True)", "take exp first"),
@@ -139,6 +153,88 @@ WRONG_ANSWERS = {
             "    if starts is None:\n        return causal\n"
             "    return causal.expand(len(starts), 1, queries, keys)",
             "the padding is on the left",
+        ),
+    ],
+    "3.8": [
+        (
+            "def attend(q, k, v, mask=None, factors=None, out=None):\n"
+            "    weights = np.exp(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]))\n"
+            "    if mask is not None:\n        weights = weights * mask\n"
+            "    weights = weights / weights.sum(axis=-1, keepdims=True)\n"
+            "    kept = weights if factors is None else weights * factors\n"
+            "    return np.matmul(kept, v, out=out), weights",
+            "subtract each row's maximum",
+        ),
+        (
+            "def attend(q, k, v, mask=None, factors=None, out=None):\n"
+            "    scores = q @ k.swapaxes(-1, -2)\n"
+            "    if mask is not None:\n        scores = np.where(mask, scores, -np.inf)\n"
+            "    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))\n"
+            "    weights /= weights.sum(axis=-1, keepdims=True)\n"
+            "    kept = weights if factors is None else weights * factors\n"
+            "    return np.matmul(kept, v, out=out), weights",
+            "the scores are not divided",
+        ),
+        (
+            "def attend(q, k, v, mask=None, factors=None, out=None):\n"
+            "    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])\n"
+            "    if mask is not None:\n        scores = scores * mask\n"
+            "    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))\n"
+            "    weights /= weights.sum(axis=-1, keepdims=True)\n"
+            "    return np.matmul(weights, v, out=out), weights",
+            "hidden keys get weight",
+        ),
+        (
+            "def attend(q, k, v, mask=None, factors=None, out=None):\n"
+            "    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])\n"
+            "    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))\n"
+            "    weights /= weights.sum(axis=-1, keepdims=True)\n"
+            "    if mask is not None:\n        weights = weights * mask\n"
+            "    return np.matmul(weights, v, out=out), weights",
+            "mask before the softmax",
+        ),
+        (
+            "def attend(q, k, v, mask=None, factors=None, out=None):\n"
+            "    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])\n"
+            "    if mask is not None:\n        scores = np.where(mask, scores, -np.inf)\n"
+            "    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))\n"
+            "    weights /= weights.sum(axis=-1, keepdims=True)\n"
+            "    if factors is not None:\n        weights = weights * factors\n"
+            "    return np.matmul(weights, v, out=out), weights",
+            "return them without",
+        ),
+        (
+            "def attend(q, k, v, mask=None, factors=None, out=None):\n"
+            "    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])\n"
+            "    if mask is not None:\n        scores = np.where(mask, scores, -np.inf)\n"
+            "    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))\n"
+            "    weights /= weights.sum(axis=-1, keepdims=True)\n"
+            "    kept = weights if factors is None else weights * factors\n"
+            "    return kept @ v, weights",
+            "`out` is not filled",
+        ),
+    ],
+    "3.9": [
+        (
+            BACKWARD.replace(" - r)", ")"),
+            "subtract r",
+        ),
+        (BACKWARD.replace(" / root", ""), "divide them as well"),
+        (
+            BACKWARD.replace("np.matmul(dS.swapaxes(-1, -2), q / root", "np.matmul(dS.swapaxes(-1, -2), q"),
+            "that of q is not",
+        ),
+        (BACKWARD.replace("kept.swapaxes", "weights.swapaxes"), "the values were mixed with weights * factors"),
+        (
+            BACKWARD.replace("dP = dP if factors is None else dP * factors", "dP = dP"),
+            "the factors multiply dP too",
+        ),
+        (BACKWARD.replace("dS.swapaxes(-1, -2), q", "dS, q"), "the shapes do not fit"),
+        (BACKWARD.replace("dS = weights * (dP - r)", "weights *= dP - r\n    dS = weights"), "has changed"),
+        (
+            "def attend_backward(gradient, q, k, v, mixed, weights, factors, out):\n"
+            "    return np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)",
+            "is not filled",
         ),
     ],
 }

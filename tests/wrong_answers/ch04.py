@@ -2,6 +2,25 @@
 
 BLOCK = "def forward(self, x, *context):\n"
 TOP_P = "def top_p_filter(logits, p):\n    ordered, order = logits.sort(dim=-1, descending=True)\n"
+GPT = "def forward(self, ids, cache=None):\n    tokens = check_length(ids, cache, self.config.context)\n"
+POSITIONS = "    positions = token_positions(tokens, cache, ids.device)\n"
+MASK = "    mask = None if cache is None else cache.mask(tokens, ids.device)\n"
+EMBED = "    x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))\n"
+BLOCKS = "    for layer, block in enumerate(self.blocks):\n        x = block(x, cache, layer, mask)\n"
+MOVE = "    if cache is not None:\n        cache.length += tokens\n"
+LOGITS = "    return F.linear(self.final_norm(x), self.token_embedding.weight)"
+BARE_LOSS = (
+    "def cross_entropy(logits, targets):\n"
+    "    z = logits.data.reshape(-1, logits.shape[-1])\n"
+    "    flat = np.asarray(targets).reshape(-1)\n"
+    "    rows = np.flatnonzero(flat != IGNORE_INDEX)\n"
+    "    columns = flat[rows]\n"
+    "    p = np.exp(z - z.max(axis=1, keepdims=True))\n"
+    "    p /= p.sum(axis=1, keepdims=True)\n"
+    "    loss = -np.log(p[rows, columns]).sum() / len(rows)\n"
+)
+BARE_RECORD = "    return record(np.asarray(loss), (logits,), back, 'cross-entropy')"
+NEXT = "def next_logits(model, ids, start, cache):\n    seen = 0 if cache is None else cache.length\n"
 
 WRONG_ANSWERS = {
     "4.1": [
@@ -37,6 +56,26 @@ WRONG_ANSWERS = {
     ],
     "4.2": [
         (
+            "def rms_norm(x, eps=1e-6):\n"
+            "    c = x - x.mean(-1, keepdim=True)\n"
+            "    return c * torch.rsqrt(c.square().mean(-1, keepdim=True) + eps)",
+            "RMS norm subtracts nothing",
+        ),
+        (
+            "def rms_norm(x, eps=1e-6):\n    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)",
+            "not of their sum",
+        ),
+        (
+            "def rms_norm(x, eps=1e-6):\n    return x * torch.rsqrt(x.square().mean() + eps)",
+            "take the mean along the last axis",
+        ),
+        (
+            "def rms_norm(x, eps=1e-6):\n    return x / x.square().mean(-1, keepdim=True).sqrt()",
+            "a vector of zeros gives nan",
+        ),
+    ],
+    "4.3": [
+        (
             "def gelu_tanh(x):\n    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))",
             "this is the exact GELU",
         ),
@@ -53,7 +92,7 @@ WRONG_ANSWERS = {
             "the cubic term is missing",
         ),
     ],
-    "4.3": [
+    "4.4": [
         (
             BLOCK + "    x = self.attention(self.norm1(x), *context)\n    return self.feed_forward(self.norm2(x))",
             "neither part has a shortcut",
@@ -77,27 +116,47 @@ WRONG_ANSWERS = {
             "attention did not get *context",
         ),
     ],
-    "4.4": [
+    "4.5": [
         (
-            "def rms_norm(x, eps=1e-6):\n"
-            "    c = x - x.mean(-1, keepdim=True)\n"
-            "    return c * torch.rsqrt(c.square().mean(-1, keepdim=True) + eps)",
-            "RMS norm subtracts nothing",
+            GPT + POSITIONS + MASK + "    x = self.dropout(self.token_embedding(ids))\n" + BLOCKS + MOVE + LOGITS,
+            "enter the blocks without a position",
         ),
         (
-            "def rms_norm(x, eps=1e-6):\n    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)",
-            "not of their sum",
+            GPT + "    positions = torch.arange(tokens)\n" + MASK + EMBED + BLOCKS + MOVE + LOGITS,
+            "yours begin at 0 again",
         ),
         (
-            "def rms_norm(x, eps=1e-6):\n    return x * torch.rsqrt(x.square().mean() + eps)",
-            "take the mean along the last axis",
+            GPT + POSITIONS + MASK + EMBED + BLOCKS + MOVE + "    return F.linear(x, self.token_embedding.weight)",
+            "the final norm is missing",
         ),
         (
-            "def rms_norm(x, eps=1e-6):\n    return x / x.square().mean(-1, keepdim=True).sqrt()",
-            "a vector of zeros gives nan",
+            GPT + POSITIONS + MASK + EMBED + BLOCKS + MOVE + "    return self.final_norm(x)",
+            "the result is the stream",
+        ),
+        (
+            GPT + POSITIONS + MASK + EMBED + BLOCKS + LOGITS,
+            "cache.length has stayed at 3",
+        ),
+        (
+            GPT + POSITIONS + EMBED + MOVE + MASK + BLOCKS + LOGITS,
+            "asked for before cache.length moves",
+        ),
+        (
+            GPT + POSITIONS + MASK + EMBED + BLOCKS.replace("x = block", "block") + MOVE + LOGITS,
+            "does not get what block 0 returned",
+        ),
+        (
+            GPT.replace("check_length(ids, cache, self.config.context)", "ids.shape[1]")
+            + POSITIONS
+            + MASK
+            + EMBED
+            + BLOCKS
+            + MOVE
+            + LOGITS,
+            "was not refused by a CourseError",
         ),
     ],
-    "4.5": [
+    "4.6": [
         (
             "def top_k_filter(logits, k):\n"
             "    kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]\n"
@@ -123,7 +182,7 @@ WRONG_ANSWERS = {
             "all of them stay",
         ),
     ],
-    "4.6": [
+    "4.7": [
         (
             TOP_P + "    sums = ordered.softmax(-1).cumsum(-1)\n"
             "    ordered = ordered.masked_fill(sums > p, -math.inf)\n"
@@ -148,7 +207,7 @@ WRONG_ANSWERS = {
             "what falls away is 0",
         ),
     ],
-    "4.7": [
+    "4.8": [
         (
             "def sample(probabilities, uniforms):\n    return probabilities.argmax(-1)",
             "this is greedy",
@@ -170,6 +229,62 @@ WRONG_ANSWERS = {
             "    ends = probabilities[:1].double().cumsum(-1).expand(len(uniforms), -1).contiguous()\n"
             "    return torch.searchsorted(ends, uniforms[:, None] * ends[:, -1:], right=True).squeeze(1)",
             "the rows do not use their own probabilities",
+        ),
+    ],
+    "4.9": [
+        (
+            BARE_LOSS + "    def back(g):\n"
+            "        p[rows] *= (g / len(rows))\n        p[flat == IGNORE_INDEX] = 0\n"
+            "        return (p.reshape(logits.shape),)\n" + BARE_RECORD,
+            "does not sum to 0",
+        ),
+        (
+            BARE_LOSS + "    def back(g):\n"
+            "        p[rows, columns] -= 1\n        p[flat == IGNORE_INDEX] = 0\n"
+            "        return ((p * g).reshape(logits.shape),)\n" + BARE_RECORD,
+            "that of the sum and not of the mean",
+        ),
+        (
+            BARE_LOSS + "    def back(g):\n"
+            "        p[rows, columns] -= 1\n        p[flat == IGNORE_INDEX] = 0\n"
+            "        return ((p / len(rows)).reshape(logits.shape),)\n" + BARE_RECORD,
+            "multiply by the gradient that arrives",
+        ),
+        (
+            BARE_LOSS + "    def back(g):\n"
+            "        p[rows, columns] -= 1\n"
+            "        return ((p * g / len(rows)).reshape(logits.shape),)\n" + BARE_RECORD,
+            "receive a gradient: theirs is 0",
+        ),
+        (
+            BARE_LOSS.replace("/ len(rows)", "/ len(flat)") + "    def back(g):\n"
+            "        return (p.reshape(logits.shape),)\n" + BARE_RECORD,
+            "divided by all places",
+        ),
+        (
+            BARE_LOSS.replace("z - z.max(axis=1, keepdims=True)", "z.copy()") + "    def back(g):\n"
+            "        return (p.reshape(logits.shape),)\n" + BARE_RECORD,
+            "subtract the row's maximum first",
+        ),
+        (BARE_LOSS + "    return Tensor(np.asarray(loss))", "no way back to the logits"),
+    ],
+    "4.10": [
+        (NEXT + "    return model(ids[:, start + seen :], cache).data[:, -1]", "call it inside"),
+        (NEXT + "    with no_grad():\n        return model(ids[:, start + seen :], cache)", "hand over its array"),
+        (
+            NEXT + "    with no_grad():\n        return model(ids[:, start + seen :], cache).data",
+            "of all places come back",
+        ),
+        (
+            NEXT + "    with no_grad():\n        return model(ids[:, start + seen :], cache).data[:, 0]",
+            "of the first place",
+        ),
+        (NEXT + "    with no_grad():\n        return model(ids[:, -1:], cache).data[:, -1]", "has to read all"),
+        (NEXT + "    with no_grad():\n        return model(ids[:, seen:], cache).data[:, -1]", "is start used?"),
+        (NEXT + "    with no_grad():\n        return model(ids[:, start:], cache).data[:, -1]", "were read again"),
+        (
+            NEXT + "    with no_grad():\n        return model(ids[:, start + seen :]).data[:, -1]",
+            "hand it to the model",
         ),
     ],
 }

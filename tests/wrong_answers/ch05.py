@@ -61,6 +61,44 @@ def accumulate_gradients(model, batch, micro_batches, loss=next_token_loss, prec
     return summed_loss / max(1.0, targets)
 """
 
+SGD = """
+def sgd_step(data, gradient, velocity, lr, momentum):
+    if velocity is not None:
+        velocity *= momentum
+        velocity += gradient
+        gradient = velocity
+    data -= lr * gradient
+"""
+
+LATE = """    if velocity is None:
+        data -= lr * gradient
+    else:
+        data -= lr * velocity
+        velocity *= momentum
+        velocity += gradient
+"""
+
+ROWS = """
+def lay_in_rows(documents, context, share_rows=True):
+    rows, targets = [], []
+    for document in documents:
+        for start in range(0, len(document) - 1, context):
+            piece = list(document[start : start + context + 1])
+            if not rows or not share_rows or len(rows[-1]) + len(piece) > context + 1:
+                rows.append([])
+                targets.append([])
+            rows[-1] += piece
+            targets[-1] += [False] + [True] * (len(piece) - 1)
+    if not rows:
+        raise CourseError('nothing')
+    tokens = np.zeros((len(rows), context + 1), dtype=np.int64)
+    marks = np.zeros((len(rows), context + 1), dtype=bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+        marks[i, : len(row)] = targets[i]
+    return Rows(tokens, marks[:, 1:], np.array([len(row) for row in rows]))
+"""
+
 
 def changed(source: str, *edits: tuple[str, str]) -> str:
     """The source with each old text replaced; it must be there."""
@@ -154,5 +192,45 @@ WRONG_ANSWERS = {
         ),
         (changed(ACCUMULATE, ("max(1.0, targets)", "targets")), "ZeroDivisionError"),
         (changed(ACCUMULATE, ("return summed_loss / max(1.0, targets)", "return summed_loss")), "not the mean loss"),
+    ],
+    "5.7": [
+        (changed(SGD, ("data -= lr * gradient", "data = data - lr * gradient")), "the weights are as they were"),
+        (changed(SGD, ("data -= lr * gradient", "data += lr * gradient")), "goes uphill"),
+        (changed(SGD, ("data -= lr * gradient", "data -= gradient")), "by lr times the gradient"),
+        (changed(SGD, ("velocity *= momentum", "velocity = momentum * velocity")), "the velocity is 0 after a step"),
+        (changed(SGD, ("velocity += gradient", "velocity += (1 - momentum) * gradient")), "Adam's average"),
+        (changed(SGD, ("velocity += gradient", "velocity += lr * gradient")), "has the learning rate in it"),
+        (
+            changed(
+                SGD,
+                ("    if velocity is not None:\n        velocity *= momentum\n        velocity += gradient\n", ""),
+                ("        gradient = velocity\n    data -= lr * gradient\n", LATE),
+            ),
+            "the first step moved nothing",
+        ),
+        (
+            changed(
+                SGD,
+                (
+                    "velocity *= momentum\n        velocity += gradient",
+                    "velocity[:] = momentum * (velocity + gradient)",
+                ),
+            ),
+            "multiplies the new gradient too",
+        ),
+        (changed(SGD, ("        gradient = velocity\n", "")), "by lr times the velocity"),
+    ],
+    "5.8": [
+        (changed(ROWS, ("marks[:, 1:]", "marks[:, :-1]")), "drop the first column"),
+        (changed(ROWS, ("[False] + [True] * (len(piece) - 1)", "[True] * len(piece)")), "nothing of it stands before"),
+        (
+            changed(ROWS, ("len(document) - 1, context)", "len(document) - 1, context + 1)")),
+            "begin with the last token",
+        ),
+        (changed(ROWS, ("> context + 1", "> context")), "two documents that fill a row"),
+        (changed(ROWS, ("not share_rows or ", "")), "must have three rows"),
+        (changed(ROWS, ("np.array([len(row) for row in rows])", "np.full(len(rows), context + 1)")), "that are text"),
+        (changed(ROWS, ("marks[i, : len(row)] = targets[i]", "marks[i] = True")), "filler is a target"),
+        (changed(ROWS, ("    if not rows:\n        raise CourseError('nothing')\n", "")), "raise a CourseError"),
     ],
 }

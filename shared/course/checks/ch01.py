@@ -1,8 +1,9 @@
-"""Checks of chapter 1: two units of the loss, two activations."""
+"""Checks of chapter 1: two units of the loss, two activations, and two gradients without a library."""
 
 import math
 import random
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,3 +123,95 @@ def relu_squared(function):
     )
     squared.sum().backward()
     require_close(parameter.grad, torch.tensor([6.0]), "the slope at 3 must be 6, the derivative of x squared")
+
+
+@exercise(
+    "1.5",
+    hints=(
+        "Into which elements of the result did one element of the operand go? Their gradients add up to its own.",
+        "Line up the two shapes from the right. Sum over axes that the operand lacks, and where it has 1.",
+        "`gradient.sum(axis=...)` over the first `gradient.ndim - len(shape)` axes, then those of size 1, `keepdims`",
+    ),
+)
+def unbroadcast(function):
+    a, b, c = distinct_sizes(3)
+    gradient = np.random.normal(size=(a, b, c))
+    kept = function(gradient.copy(), (a, b, c))
+    require_shape(kept, (a, b, c), "the gradient of an operand that was not broadcast")
+    require_close(kept, gradient, "nothing was broadcast here, so the gradient must come back as it is")
+    row = function(gradient.copy(), (c,))
+    shape = getattr(row, "shape", None)
+    require(shape != (a, b, c), f"it came back unsummed: a row ({c},) was used {a * b} times, and all its uses count")
+    require(shape != (b, c), "one axis in front was summed and another is left: broadcasting may put in several")
+    require(
+        shape != (a,), "the last axes were summed: shapes are lined up from the right, so the first ones have to go"
+    )
+    require_shape(row, (c,), f"the gradient of a row ({c},) that was added to ({a}, {b}, {c})")
+    require_close(
+        function(gradient.copy(), ()), gradient.sum(), "a single number was used everywhere: sum over all axes"
+    )
+    middle = function(gradient.copy(), (a, 1, c))
+    require(
+        getattr(middle, "shape", None) != (a, b, c), f"an axis of size 1 that was stretched to {b} is not summed over"
+    )
+    require(getattr(middle, "shape", None) != (a, c), "the axis of size 1 is gone: the operand has it, so keep it")
+    for shape in ((c,), (b, c), (b, 1), (1, 1), (a, 1, c), (1, b, 1)):
+        # What the loss gains from a change x of the operand is the same, counted where x is used or at x itself.
+        x = np.random.normal(size=shape)
+        at_uses, result = (gradient * x).sum(), function(gradient.copy(), shape)
+        require_shape(result, shape, f"the gradient of an operand {shape} broadcast to ({a}, {b}, {c})")
+        uses = gradient.size / x.size
+        require(
+            abs((result * x).sum() * uses - at_uses) > 1e-9,
+            "this is the mean over the uses: each use counts in full, so sum",
+        )
+        require_close(
+            (result * x).sum(),
+            at_uses,
+            f"the shape {shape} is right and the sum is not: every use has to be counted once",
+        )
+
+
+@exercise(
+    "1.6",
+    hints=(
+        "If equal ids stood side by side, each sum would be one run of neighbours. How do you bring them together?",
+        "`order = np.argsort(ids, kind='stable')` sorts both alike; `np.unique(..., return_index=True)` finds runs",
+        "`np.add.reduceat(rows[order], starts, axis=0)` adds up from each start to the next",
+    ),
+)
+def sum_by_id(function):
+    width = random.randint(2, 4)
+    ids = np.array([7, 2, 7, 4, 2, 7, 9])
+    rows = np.random.normal(size=(len(ids), width))
+    result = function(rows.copy(), ids.copy())
+    require(result is not None, "the result is None: is a `return` missing?")
+    require(isinstance(result, tuple) and len(result) == 2, "return two arrays: the different ids, and their sums")
+    different, sums = result
+    require(
+        np.ndim(different) == 1 and np.ndim(sums) == 2, "first the different ids, one axis, then the sums, two axes"
+    )
+    require(len(different) != len(ids), "an id that occurs several times is listed several times: once is enough")
+    require(set(np.ravel(different).tolist()) <= set(ids.tolist()), "ids are listed that occur nowhere among the given")
+    require_shape(different, (4,), "the array of different ids")
+    require((np.diff(different) > 0).all(), "the different ids must ascend; yours are in another order")
+    require_shape(sums, (4, width), "the array of sums")
+    require_close(sums[3], rows[6], "id 9 occurs once, so its sum is its own row; yours holds other rows")
+    sevens = rows[ids == 7]
+    require(
+        not np.allclose(sums[2], sevens[-1]), "of the three rows with id 7 only the last counts: indexed += stores once"
+    )
+    require(not np.allclose(sums[2], sevens[0]), "of the three rows with id 7 only the first counts: add the others")
+    require(
+        not np.allclose(sums[2] * 3, sevens.sum(axis=0)), "this is the mean of the rows with an id: add, do not average"
+    )
+    require_close(
+        sums[2], sevens.sum(axis=0), "other rows got into the sum of id 7: are rows and ids in the same order?"
+    )
+    many = np.random.randint(0, 12, size=40)
+    rows, table = np.random.normal(size=(40, width)), np.random.normal(size=(12, width))
+    different, sums = function(rows.copy(), many.copy())
+    # Weighting the rows by their id's row of a table gives one number, whether they are added up before or after.
+    require_close(
+        (sums * table[different]).sum(), (rows * table[many]).sum(), "the sums of 40 rows with 12 ids are wrong"
+    )

@@ -1,7 +1,9 @@
-"""Checks of chapter 2: pairs, merges, encoding, the template, packing, batches, rotary positions."""
+"""Checks of chapter 2: pairs, merges, encoding, the template, packing, batches, rotary positions, word vectors."""
 
+import math
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -332,3 +334,136 @@ def apply_rotary(function):
         "scores of equal distance differ: every position needs its own row of the table",
         1e-4,
     )
+
+
+@exercise(
+    "2.8",
+    hints=(
+        "Lay all places that may be looked at into a grid, (T, 2 * window). Which cells must be crossed out?",
+        "`places = np.arange(T)[:, None] + offsets`; a cell counts when its place exists and its row's reach allows it",
+        "near = (abs(offsets) <= reach[:, None]) & (places >= 0) & (places < T); then np.nonzero(near), places[near]",
+    ),
+)
+def skip_gram_pairs(function):
+    tokens, first = random.randint(5, 9), random.randint(100, 900)
+    sentence = first + np.random.permutation(tokens)  # ids unlike any place
+    found = _pairs(function(sentence.copy(), 1, np.random.default_rng(0)))
+    require(
+        {number for pair in found for number in pair} <= set(sentence.tolist()),
+        "the result holds numbers that are no ids of the sentence: return the words at the places, not the places",
+    )
+    place = {word: at for at, word in enumerate(sentence.tolist())}
+    steps = [place[near] - place[centre] for centre, near in found]
+    require(0 not in steps, "a word is paired with itself: two different places make a pair")
+    require(tokens - 1 not in map(abs, steps), "the first word is paired with the last: place -1 counts from the end")
+    require(-1 in steps, "no word has a neighbour on its left: look to both sides")
+    require(1 in steps, "no word has a neighbour on its right: look to both sides")
+    expected = set(pairwise(sentence.tolist()))
+    expected |= {(b, a) for a, b in expected}
+    require(len(set(found)) == len(found), "with window 1 and different words, some pair comes twice")
+    require(set(found) == expected, f"with window 1, {tokens} words have {len(expected)} pairs, not {len(found)}")
+
+    window, tokens = random.randint(3, 5), 3000
+    places = np.arange(tokens)
+    found = np.array(_pairs(function(places.copy(), window, np.random.default_rng(1))))  # (P, 2)
+    centres, steps = found[:, 0], found[:, 1] - found[:, 0]  # (P,), (P,)
+    require(abs(steps).max() <= window, f"a pair stands {abs(steps).max()} places apart, and the window is {window}")
+    inner = (centres >= window) & (centres < tokens - window)  # places that see no edge
+    left, right = (np.zeros(tokens, dtype=int) for _ in range(2))
+    np.maximum.at(left, centres[inner], -steps[inner])
+    np.maximum.at(right, centres[inner], steps[inner])
+    reach = right[window : tokens - window]  # (T - 2 window,)
+    require(reach.max() == window or reach.min() < reach.max(), f"all centres look {reach.max()} places far: draw anew "
+            "for each centre")  # fmt: skip
+    require(reach.min() < window, f"every centre looks {window} places far: draw 1 to {window} for each")
+    require(reach.max() == window, f"nothing is ever paired at distance {window}: rng.integers leaves out its end")
+    require(
+        np.array_equal(left[window : tokens - window], reach),
+        "a centre looks farther to one side than to the other: are centres and neighbours exchanged, or drawn twice?",
+    )
+    seen = np.bincount(abs(steps[inner]), minlength=window + 1)[1:] / (2 * len(reach))
+    wanted = 1 - np.arange(window) / window
+    require(abs(seen - wanted).max() < 0.05, f"distances 1 to {window} are seen in shares {seen.round(2).tolist()}, "
+            f"not {wanted.round(2).tolist()}: are all reaches equally likely?")  # fmt: skip
+    again = _pairs(function(places.copy(), window, np.random.default_rng(1)))
+    require(sorted(again) == sorted(map(tuple, found.tolist())), "the same rng gives other pairs: draw from `rng` only")
+    for short in (np.array([4]), np.array([], dtype=int)):
+        require(_pairs(function(short, 2, np.random.default_rng(0))) == [], f"{len(short)} words have no pairs")
+
+
+def _pairs(result) -> list[tuple[int, int]]:
+    """What skip_gram_pairs returned, as a list of (centre, neighbour)."""
+    require(result is not None, "the result is None: is a `return` missing?")
+    require(isinstance(result, tuple) and len(result) == 2, "return two arrays: the centres, and their neighbours")
+    centres, neighbours = (np.asarray(array) for array in result)
+    require(centres.ndim == neighbours.ndim == 1, "centres and neighbours must have one axis each, (P,)")
+    require(len(centres) == len(neighbours), f"{len(centres)} centres, but {len(neighbours)} neighbours")
+    return list(zip(map(int, centres), map(int, neighbours), strict=True))
+
+
+@exercise(
+    "2.9",
+    hints=(
+        "For one pair: which N + 1 dot products are there, and what should the sigmoid say about each, 1 or 0?",
+        "errors: sigmoid(score) - 1 for the neighbour, sigmoid(score) for noise. A gradient is error times the other "
+        "vector; the centre has N + 1 of them.",
+        "np.einsum('pd,pd->p', centre, near), np.einsum('pd,pnd->pn', centre, noise); the centre's noise part is "
+        "np.einsum('pn,pnd->pd', errors, noise)",
+    ),
+)
+def negative_sampling(function):
+    width, n_noise, pairs = distinct_sizes(3, low=2, high=6)
+    zeros = [np.zeros(shape) for shape in ((pairs, width), (pairs, width), (pairs, n_noise, width))]
+    result = function(*(array.copy() for array in zeros))
+    require(result is not None, "the result is None: is a `return` missing?")
+    require(isinstance(result, tuple) and len(result) == 4, "return four things: the loss and three gradients")
+    require(np.ndim(result[0]) == 0, f"the loss has shape {np.shape(result[0])}: sum it over all pairs")
+    questions, loss = n_noise + 1, float(result[0]) / math.log(2)
+    require(loss > 0, "the loss is negative: it is minus the logarithm")
+    require(abs(loss - questions) > 1e-6, "the loss is the mean over the pairs: it must be their sum")
+    require(abs(loss - pairs) > 1e-6, "the noise words are missing in the loss")
+    require_close(loss, pairs * questions, f"when every score is 0, each of the {questions} questions of a pair costs "
+                  "ln 2")  # fmt: skip
+    for name, array, gradient in zip(("centre", "near", "noise"), zeros, result[1:], strict=True):
+        require_shape(gradient, array.shape, f"the gradient for {name}")
+
+    c, o, noise = np.array([[1.0, 2.0]]), np.array([[2.0, -1.0]]), np.array([[[math.log(3), 0.0]]])
+    by_hand = float(function(c, o, noise)[0])
+    require(abs(by_hand - math.log(8 / 3)) > 1e-6, "noise with a high score costs little: its answer should be no, so "
+            "turn the sign of its score")  # fmt: skip
+    require_close(by_hand, math.log(8), f"the example by hand gives the loss {by_hand:.4f}, not ln 8 = 2.0794")
+    with np.errstate(all="ignore"):
+        big = np.full((1, 2), 1e3)
+        huge = function(big, -big, big[:, None])[0]
+    require(np.isfinite(huge), "with huge scores the loss is infinite: ln(sigmoid(x)) rounds, use log_sigmoid(x)")
+
+    arrays = [np.random.normal(size=array.shape) for array in zeros]
+    kept = [array.copy() for array in arrays]
+    _, *gradients = function(*arrays)
+    require(all(map(np.array_equal, arrays, kept)), "an array that was handed in has been changed")
+    slopes = [_slopes(function, kept, which) for which in range(3)]
+    require(not all(np.allclose(g * pairs, s, atol=1e-5) for g, s in zip(gradients, slopes, strict=True)),
+            "the gradients are divided by the number of pairs, and the loss is not")  # fmt: skip
+    require(not all(np.allclose(g, -s, atol=1e-5) for g, s in zip(gradients, slopes, strict=True)),
+            "the gradients point downhill: they must point where the loss grows")  # fmt: skip
+    quiet = _slopes(function, [kept[0], kept[1], np.zeros_like(kept[2])], 0)
+    require(not np.allclose(gradients[0], quiet, atol=1e-5), "the gradient for centre lacks what the noise adds to it")
+    require_close(gradients[1], slopes[1], "the gradient for near is not how the loss changes when near is nudged: its "
+                  "error is sigmoid(score) - 1, times the centre", 1e-5)  # fmt: skip
+    require_close(gradients[2], slopes[2], "the gradient for noise is not how the loss changes when a noise word is "
+                  "nudged: its error times the centre", 1e-5)  # fmt: skip
+    require_close(gradients[0], slopes[0], "the gradient for centre is not how the loss changes when it is nudged: "
+                  "add up error times vector over the neighbour and the noise", 1e-5)  # fmt: skip
+
+
+def _slopes(function, arrays, which: int, step: float = 1e-5) -> np.ndarray:
+    """How the loss changes with each number of one of the arrays, by central differences."""
+    slopes = np.zeros_like(arrays[which])
+    for place in np.ndindex(slopes.shape):
+        losses = []
+        for sign in (1, -1):
+            moved = [array.copy() for array in arrays]
+            moved[which][place] += sign * step
+            losses.append(float(function(*moved)[0]))
+        slopes[place] = (losses[0] - losses[1]) / (2 * step)
+    return slopes

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from shared.course.checks import distinct_sizes, exercise, require, require_close, require_shape
@@ -253,3 +254,128 @@ def padded_causal_mask(function):
             seen = mask[b, 0, row, :place]
             require(not seen[:start].any(), "a key before a row's start is seen: the padding is on the left")
             require(seen[start:].all(), "a real key is hidden: the first real one stands at `starts` itself, so >=")
+
+
+def attention_case() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Random q (B, Tq, K), k and v (B, Tk, K), all sizes different, and a mask (Tq, Tk) with a True in every row."""
+    batch, width, queries, keys = sorted(distinct_sizes(4, high=7))
+    q, k, v = (np.random.randn(batch, tokens, width) for tokens in (queries, keys, keys))
+    mask = np.random.rand(queries, keys) > 0.4
+    mask[:, 0], mask[0, 1:], mask[-1] = True, False, True
+    return q, k, v, mask
+
+
+@exercise(
+    "3.8",
+    hints=(
+        "Notebook 3.1 has every step; `k.swapaxes(-1, -2)` is NumPy's k.transpose(-2, -1).",
+        "Scores, then 0 or -np.inf added by the mask, then each row minus its maximum, exp, divided by its sum.",
+        "Multiply the weights by the factors only for the product with v, and return the weights without them: "
+        "`return np.matmul(kept, v, out=out), weights`.",
+    ),
+)
+def attend(function):
+    q, k, v, mask = attention_case()
+    copies = [array.copy() for array in (q, k, v, mask)]
+    result = function(q, k, v, mask)
+    require(isinstance(result, tuple) and len(result) == 2, "return two arrays: the mixed values, and the weights")
+    mixed, weights = result
+    require_shape(weights, (*q.shape[:-1], k.shape[-2]), "the second result, the weights,")
+    require_shape(mixed, q.shape, "the first result, the mixed values,")
+    require(
+        all(np.array_equal(one, other) for one, other in zip(copies, (q, k, v, mask), strict=True)),
+        "an array that was handed in has changed: `q /= ...` writes into q itself",
+    )
+    require((weights[:, ~mask] == 0).all(), "hidden keys get weight: their scores have to be -inf before the softmax")
+    require(
+        np.allclose(weights.sum(axis=-1), 1),
+        "the rows of the weights do not sum to 1: sum over the keys, axis=-1, and mask before the softmax",
+    )
+    free = function(q, k, v)[1]
+    ratio = np.log(free[..., 1] / free[..., 0])
+    dots = ((k[:, None, 1] - k[:, None, 0]) * q).sum(axis=-1)
+    require(not np.allclose(ratio, dots), "the scores are not divided by sqrt(K)")
+    require(
+        np.allclose(ratio, dots / math.sqrt(q.shape[-1])),
+        "the weights are not in proportion to exp(q·k / sqrt(K)): is it the width of a query that is under the root?",
+    )
+    require(np.allclose(mixed, weights @ v), "the first result is not the weights times the values")
+    with np.errstate(all="ignore"):
+        large = function(1000 * q, 1000 * k, v, mask)[1]
+    require(not np.isnan(large).any(), "large scores give nan: subtract each row's maximum before exp")
+    factors = (np.random.rand(*weights.shape) > 0.5) * 2.0
+    dropped, kept = function(q, k, v, mask, factors)
+    require(not np.allclose(dropped, mixed), "the factors of dropout make no difference to the mixed values")
+    require(np.allclose(dropped, (weights * factors) @ v), "dropout multiplies the weights, after the softmax")
+    require(np.allclose(kept, weights), "the weights that you return carry dropout's factors: return them without")
+    place = np.full(mixed.shape, np.nan)
+    function(q, k, v, mask, None, place)
+    require(np.allclose(place, mixed), "the array `out` is not filled: np.matmul(..., out=out)")
+
+
+def forward_and_gradients(q, k, v, mask, factors, gradient):
+    """Attention by PyTorch: (mixed, weights), and by its automatic differentiation the gradients of q, k and v."""
+    leaves = [torch.from_numpy(array).clone().requires_grad_() for array in (q, k, v)]
+    scores = leaves[0] @ leaves[1].mT / math.sqrt(q.shape[-1])  # (B, Tq, Tk)
+    weights = scores.masked_fill(~torch.from_numpy(mask), -math.inf).softmax(dim=-1)  # (B, Tq, Tk)
+    mixed = (weights if factors is None else weights * torch.from_numpy(factors)) @ leaves[2]  # (B, Tq, K)
+    mixed.backward(torch.from_numpy(gradient))
+    return (mixed.detach().numpy(), weights.detach().numpy()), [leaf.grad.numpy() for leaf in leaves]
+
+
+@exercise(
+    "3.9",
+    hints=(
+        "The loops of notebook 3.3, section 6, say over which index each step sums: it stands inside a product.",
+        "Keep dS in one array: dP = gradient @ v^T, times the factors, minus r, times the weights. r is the sum over "
+        "the last axis of gradient * mixed, with its axis kept.",
+        "`np.matmul(dS, k / math.sqrt(K), out=out[0])`; for k it is dS.swapaxes(-1, -2) with q; for v it is "
+        "(weights * factors).swapaxes(-1, -2) with the gradient.",
+    ),
+)
+def attend_backward(function):
+    q, k, v, mask = attention_case()
+
+    def judged(q, k, v, factors=None):
+        """(ours, PyTorch's) for each of the three gradients."""
+        results, expected = forward_and_gradients(q, k, v, mask, factors, gradient)
+        given = (gradient, q, k, v, *results)
+        copies = [array.copy() for array in given]
+        out = [np.full(array.shape, np.nan) for array in (q, k, v)]
+        function(*given, factors, out)
+        require(
+            all(np.array_equal(one, other) for one, other in zip(copies, given, strict=True)),
+            "an array that was handed in has changed: others still need it, so write only into `out`",
+        )
+        for name, array in zip("qkv", out, strict=True):
+            require(
+                not np.isnan(array).any(),
+                f"the place for the gradient of {name} is not filled: write into the arrays of `out`, "
+                "with np.matmul(..., out=out[0]) or out[0][...] =",
+            )
+        return list(zip(out, expected, strict=True))
+
+    def right(pair, factor=1.0):
+        return np.allclose(pair[0], factor * pair[1], rtol=1e-6, atol=1e-8)
+
+    gradient = np.random.randn(*q.shape)
+    for_q, for_k, for_v = judged(q, k, v)
+    require(right(for_v), "the gradient of v is wrong: each value gets its weights times the gradients of the outputs")
+    alike = np.broadcast_to(v[:, :1], v.shape).copy()
+    require(
+        np.allclose(judged(q, k, alike)[0][0], 0),
+        "all values are alike, so no score matters, and still q gets a gradient: subtract r, what the row gets "
+        "already, before multiplying by the weights",
+    )
+    root = math.sqrt(q.shape[-1])
+    require(not (right(for_q, root) and right(for_k, root)), "q and k get sqrt(K) times too much: divide them as well")
+    require(not right(for_q, root), "the gradient of q is sqrt(K) times too large, that of k is not")
+    require(not right(for_k, root), "the gradient of k is sqrt(K) times too large, that of q is not")
+    require(right(for_q), "the gradient of q is wrong: it is dS @ k / sqrt(K)")
+    require(right(for_k), "the gradient of k is wrong: it is dS^T @ q / sqrt(K)")
+    for_q, for_k, for_v = judged(q, k, v, (np.random.rand(len(q), *mask.shape) > 0.4) / 0.6)
+    require(right(for_v), "with dropout, the gradient of v is wrong: the values were mixed with weights * factors")
+    require(
+        right(for_q) and right(for_k),
+        "with dropout, the gradients of q and k are wrong: the factors multiply dP too, before r is subtracted",
+    )

@@ -1,8 +1,12 @@
-"""Checks of chapter 5: the loss, AdamW, Newton-Schulz, a schedule, clipping, accumulated gradients."""
+"""Checks of chapter 5: the loss, AdamW, Newton-Schulz, a schedule, clipping, accumulated gradients; momentum
+and rows of documents without a library."""
 
 import math
 import random
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -318,4 +322,126 @@ def accumulate_gradients(function):
     require(
         math.isfinite(mean) and torch.isfinite(gradient).all(),
         "a step without any target divides by 0: use max(1, targets)",
+    )
+
+
+@exercise(
+    "5.7",
+    hints=(
+        "First bring the velocity up to date, then move the weights along it. Without one, along the gradient.",
+        "Write into the arrays: `velocity *= momentum`, then `velocity += gradient`. `velocity = ...` is only a name.",
+        "`np.copyto(gradient, velocity)` where there is a velocity; then `gradient *= lr` and `data -= gradient`.",
+    ),
+)
+def sgd_step(function):
+    shape, lr, momentum = tuple(distinct_sizes(2)), 0.4, 0.75
+    start, first, second = np.random.randn(3, *shape)
+    data = start.copy()
+    function(data, first.copy(), None, lr, momentum)
+    require(
+        not np.array_equal(data, start),
+        "the weights are as they were: `data = data - ...` gives a new array the name; write into data, with -=",
+    )
+    require(not np.allclose(data - start, lr * first), "the step goes uphill: subtract")
+    require(np.allclose(start - data, lr * first), "without a velocity, the weights must move by lr times the gradient")
+    data, velocity = start.copy(), np.zeros(shape)
+    function(data, first.copy(), velocity, lr, momentum)
+    require(
+        velocity.any(),
+        "the velocity is 0 after a step: it has to be written into, with *= and +=, so that the next step finds it",
+    )
+    require(
+        not np.allclose(velocity, (1 - momentum) * first),
+        "the first velocity is (1 - momentum) times the gradient: that is Adam's average; here all of it is added",
+    )
+    require(
+        not np.allclose(velocity, lr * first),
+        "the velocity has the learning rate in it: scale a copy of it, for the next step adds a bare gradient",
+    )
+    require(
+        not np.allclose(velocity, momentum * first),
+        "momentum multiplies the new gradient too: slow down the old velocity first, then add the gradient",
+    )
+    require(np.allclose(velocity, first), "after one step from rest the velocity is not the gradient")
+    require(
+        not np.array_equal(data, start),
+        "the first step moved nothing: bring the velocity up to date before the weights move along it",
+    )
+    before = data.copy()
+    function(data, second.copy(), velocity, lr, momentum)
+    require(np.allclose(velocity, momentum * first + second), "the velocity is not momentum * velocity + gradient")
+    require(
+        np.allclose(before - data, lr * velocity), "with a velocity, the weights must move by lr times the velocity"
+    )
+
+
+def documents_of(*lengths: int) -> list[list[int]]:
+    """Documents of these lengths; no token occurs twice in all of them, and none is 0."""
+    ids = iter(range(1, sum(lengths) + 1))
+    return [[next(ids) for _ in range(length)] for length in lengths]
+
+
+def require_targets(rows: Any, documents: list[list[int]]) -> None:
+    """Every token but a document's first is a target exactly once, with its own predecessor before it."""
+    before = {second: first for document in documents for first, second in pairwise(document)}
+    places = [tuple(place) for place in np.argwhere(rows.is_target).tolist()]
+    targets = [int(rows.tokens[row, place + 1]) for row, place in places]
+    firsts = {document[0] for document in documents if document}
+    require(0 not in targets, "filler is a target: nobody should learn to predict it")
+    require(not firsts & set(targets), "a document's first token is a target, but nothing of it stands before")
+    twice = {token for token in targets if targets.count(token) > 1}
+    require(not twice, "a token is a target twice: the one that two pieces share is only read in the second")
+    require(
+        set(targets) == before.keys(),
+        f"of {len(before)} tokens to predict {len(set(targets))} are targets: does each piece of a long document begin "
+        "with the last token of the piece before?",
+    )
+    for (row, place), target in zip(places, targets, strict=True):
+        require(rows.tokens[row, place] == before[target], "a target follows another token than in its document")
+
+
+@exercise(
+    "5.8",
+    hints=(
+        "Two loops: over the documents, and over the places in a document where a piece begins. The last token is no "
+        "such place, for nothing follows it.",
+        "`for start in range(0, len(document) - 1, context)`, and a piece is document[start : start + context + 1]. "
+        "Keep for each row a list of tokens and one of marks: False for a piece's first token, True for the others.",
+        "Open a row when there is none, when rows are not shared, or when `len(rows[-1]) + len(piece) > context + 1`. "
+        "At the end copy the lists into arrays of zeros (N, T + 1), and hand over `is_target[:, 1:]`.",
+    ),
+)
+def lay_in_rows(function):
+    context = random.randint(6, 9)
+    full = documents_of(context + 1)
+    rows = function(full, context)
+    require(hasattr(rows, "is_target"), "return Rows(tokens, is_target, used)")
+    require_shape(rows.tokens, (1, context + 1), "tokens, for one document of context + 1 tokens,")
+    require_shape(rows.is_target, (1, context), "is_target, one column fewer than tokens,")
+    require(
+        rows.is_target.all(),
+        "in a full row, not all is a target: is_target[n, t] speaks of tokens[n, t + 1], so drop the first column",
+    )
+    documents = documents_of(3, context - 3, 5, context + 2, 3 * context + 1, 2, 4, 1)
+    rows = function(documents, context)
+    require_shape(rows.used, (len(rows.tokens),), "used")
+    require_targets(rows, documents)
+    require(
+        np.array_equal(rows.used, (rows.tokens != 0).sum(axis=1)),
+        "used is not the number of tokens in each row that are text",
+    )
+    pair = function(documents_of(3, context - 2), context)
+    require(
+        len(pair.tokens) == 1, "two documents that fill a row exactly lie in two: a row has room for context + 1 tokens"
+    )
+    alone = function(documents_of(2, 3, 2), context, share_rows=False)
+    require(len(alone.tokens) == 3, "with share_rows=False three documents must have three rows")
+    order = [int(token) for token in rows.tokens[rows.tokens != 0]]
+    require(order == sorted(order), "the documents are not in their order: only the last row is still open")
+    try:
+        function([[5], []], context)
+    except ValueError:
+        return
+    require(
+        False, "documents of fewer than two tokens have nothing to predict: raise a CourseError when no row is left"
     )
