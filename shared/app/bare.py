@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STORIES = 12_000  # what the corpora of stories are asked for
 VOCAB_SIZE = 1024
 SIZES: dict[str, Any] = {"context": 256, "n_layers": 3, "n_heads": 3, "width": 96}
-STEPS = 4_000
+STEPS = 2_800
 TRAINING: dict[str, Any] = {"batch_size": 8, "learning_rate": 4e-3, "weight_decay": 0.1}
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.4  # of the steps
 MOST_EPOCHS = 10  # over real text: beyond, a small corpus is learnt by heart
