@@ -326,6 +326,6 @@ def test_the_folder_imports_only_the_standard_library_and_numpy():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                own = name == "shared.errors" or name.startswith("shared.bare.")
+                own = name in ("shared.errors", "shared.files") or name.startswith("shared.bare.")
                 assert own or name.split(".")[0] in allowed, f"{path.name} imports {name}"
             assert not (isinstance(node, ast.Name) and node.id in ("__import__", "importlib")), path.name

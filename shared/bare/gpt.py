@@ -5,11 +5,9 @@ The weights have the names and shapes of the PyTorch model's, so that either can
 
 import json
 import math
-import os
 import secrets
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 from shared.bare.nn import Block, Embedding, KVCache, LayerNorm, Module, dropout, linear
 from shared.bare.tensor import Tensor, no_grad
 from shared.errors import CourseError
+from shared.files import write_atomically
 
 POSITIONS = ("learned", "sinusoidal")
 
@@ -270,26 +269,12 @@ FILE_FORMAT = "llm-by-hand bare GPT 1"
 def save_bare(path: str | Path, model: BareGPT, tokenizer_text: str) -> None:
     """Write the weights, the sizes and the tokenizer's JSON into one .npz file: a zip of plain arrays, no pickle.
 
-    It is written beside its target, flushed to the disk and then put in place at once, so that a crash leaves the old
-    file or the new one. CourseError when the place cannot be written to.
+    A crash leaves the old file or the new one (`write_atomically`). CourseError when the place cannot be written to.
     """
-    path = Path(path)
     arrays = {f"weights/{name}": tensor.data for name, tensor in model.parameters().items()}
-    head = json.dumps({"format": FILE_FORMAT, **asdict(model.config)})
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            np.savez(handle, head=text_to_array(head), tokenizer=text_to_array(tokenizer_text), **arrays)  # type: ignore[arg-type]
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise CourseError(f"cannot write {path}: {reason}; free some space or choose another place") from error
-    finally:
-        with suppress(OSError):  # the error above is the one to report
-            temporary.unlink(missing_ok=True)
+    arrays["head"] = text_to_array(json.dumps({"format": FILE_FORMAT, **asdict(model.config)}))
+    arrays["tokenizer"] = text_to_array(tokenizer_text)
+    write_atomically(path, lambda handle: np.savez(handle, **arrays))  # type: ignore[arg-type]
 
 
 def text_to_array(text: str) -> np.ndarray:
