@@ -20,7 +20,8 @@ from tqdm import tqdm
 from shared.app.progress import Say, watch
 from shared.bare.gpt import BareConfig, BareGPT, generate, load_bare, load_weights, save_bare
 from shared.bare.train import BareRun, BareTrainConfig, document_loss, lay_in_rows, ngram_loss, train
-from shared.corpora import Corpus, World, load_corpus
+from shared.corpora import World, load_corpus
+from shared.corpora.base import TOKENIZER_TEXT, excerpt
 from shared.errors import CourseError
 from shared.files import write_atomically
 from shared.memory import keep_freed_memory
@@ -37,7 +38,6 @@ STEPS = 2_800
 TRAINING: dict[str, Any] = {"batch_size": 8, "learning_rate": 4e-3, "weight_decay": 0.1}
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.4  # of the steps
 MOST_EPOCHS = 10  # over real text: beyond, a small corpus is learnt by heart
-TOKENIZER_TEXT = 2_000_000  # characters: more would change the vocabulary little
 JUDGED_STORIES = 200  # written by the trained model for the judge
 WATCHED_TEXTS = 200  # unseen texts for the losses
 BATCH = 50  # stories that are written side by side
@@ -63,7 +63,7 @@ def bare_train(
     require_writable(out)
     keep_freed_memory()
     corpus = load_corpus(corpus_name, stories=stories, seed=seed, world=world, watch=watch)
-    tokenizer = BPETokenizer.train(tokenizer_texts(corpus), vocab_size, SPECIAL_TOKENS)
+    tokenizer = BPETokenizer.train(excerpt(corpus.train, TOKENIZER_TEXT), vocab_size, SPECIAL_TOKENS)
     documents = [render_story(tokenizer, text) for text in watch(corpus.train, "encoding texts")]
     unseen = [render_story(tokenizer, text) for text in corpus.val[:WATCHED_TEXTS]]
     model = BareGPT(BareConfig(tokenizer.vocab_size, **SIZES), seed)
@@ -105,13 +105,6 @@ def training_config(n_rows: int, steps: int | None, stories: bool, seed: int) ->
         steps = STEPS if stories else min(STEPS, max(1, MOST_EPOCHS * n_rows // TRAINING["batch_size"]))
     warmup, decay = round(WARMUP_SHARE * steps), round(DECAY_SHARE * steps)
     return BareTrainConfig(steps, **TRAINING, warmup=warmup, decay=decay, seed=seed)
-
-
-def tokenizer_texts(corpus: Corpus) -> list[str]:
-    """About TOKENIZER_TEXT characters: texts from all over the corpus, or the beginnings of a few long ones."""
-    stride = max(1, sum(map(len, corpus.train)) // TOKENIZER_TEXT)
-    texts = corpus.train[::stride]
-    return texts if len(texts) >= 10 else [text[: TOKENIZER_TEXT // len(corpus.train)] for text in corpus.train]
 
 
 def show_progress() -> Callable[[BareRun], None]:

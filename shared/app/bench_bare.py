@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,65 +10,35 @@ import numpy as np
 import torch
 
 from shared.app.bare import to_torch
+from shared.app.bench_pretrain import BETAS, CLIP, RATE, bench_batches, our_step
 from shared.bare.gpt import BareConfig, BareGPT
 from shared.bare.optim import AdamW
 from shared.bare.train import BareRun, BareTrainConfig
 from shared.bare.train import train_step as bare_step
-from shared.errors import CourseError
 from shared.memory import keep_freed_memory
-from shared.training.train import Run, TrainConfig, build_optimizers, train_step
 
 SIZES = BareConfig(vocab_size=1024, context=128, n_layers=4, n_heads=4, width=128)
 BATCH_SIZE = 16
 BOUND = 1 / 4  # of PyTorch's speed
 WARMUP_STEPS = 2
 TIMED_STEPS = 12
-RATE, BETAS, CLIP = 3e-4, (0.9, 0.95), 1.0
 
 
-def bench_batches(data: str | None, n: int) -> np.ndarray:
-    """n batches of token ids, (n, B, T + 1): bytes of the file, or random ids. The speed does not depend on them."""
-    shape = (n, BATCH_SIZE, SIZES.context + 1)
-    if data is None:
-        return np.random.default_rng(0).integers(0, SIZES.vocab_size, shape)
-    try:
-        content = np.fromfile(Path(data), dtype=np.uint8)
-    except OSError as error:
-        raise CourseError(f"cannot read {data}: {error.strerror}; give a file for --data, or none") from error
-    if not len(content):
-        raise CourseError(f"{data} is empty: give a file with text for --data, or none")
-    return np.resize(content, shape).astype(np.int64)
-
-
-def numpy_step(model: BareGPT) -> Callable[[np.ndarray], float]:
-    """One step of training in NumPy, as a function from a batch (B, T + 1) to its loss."""
+def numpy_step(model: BareGPT) -> Callable[[torch.Tensor], float]:
+    """The step of `our_step` in NumPy, as a function from a batch (B, T + 1) to its loss."""
     config = BareTrainConfig(10**6, BATCH_SIZE, RATE, BETAS, warmup=0, clip=CLIP)
     run = BareRun(model, config, AdamW(model.parameters(), betas=BETAS))
-    return lambda ids: bare_step(run, ids[:, :-1], ids[:, 1:])["loss"]
 
-
-def torch_step(model: torch.nn.Module) -> Callable[[np.ndarray], float]:
-    """The same step in PyTorch."""
-    config = TrainConfig(
-        steps=10**6,
-        batch_size=BATCH_SIZE,
-        optimizer="adamw",
-        learning_rate=RATE,
-        betas=BETAS,
-        warmup=0,
-        clip=CLIP,
-        precision="fp32",
-    )
-    run = Run(model, config, build_optimizers(model, config))
-
-    def step(batch: np.ndarray) -> float:
-        ids = torch.from_numpy(batch)
-        return train_step(run, (ids[:, :-1], ids[:, 1:]))["loss"]
+    def step(batch: torch.Tensor) -> float:
+        ids = batch.numpy()
+        return bare_step(run, ids[:, :-1], ids[:, 1:])["loss"]
 
     return step
 
 
-def seconds_per_step(steps: list[Callable[[np.ndarray], float]], batches: np.ndarray) -> tuple[list[float], np.ndarray]:
+def seconds_per_step(
+    steps: list[Callable[[torch.Tensor], float]], batches: torch.Tensor
+) -> tuple[list[float], np.ndarray]:
     """The median seconds of each contestant, who take turns at every batch, and all their losses (contestants, n)."""
     seconds: list[list[float]] = [[] for _ in steps]
     losses: list[list[float]] = [[] for _ in steps]
@@ -88,9 +57,12 @@ def bench_bare(data: str | None = None) -> list[dict[str, Any]]:
     Returns one dict: name, ours, peer, ratio, settings, bound, ok. data: a file to train on (random tokens when None).
     """
     keep_freed_memory()
-    batches = bench_batches(data, WARMUP_STEPS + TIMED_STEPS)
+    shape = (WARMUP_STEPS + TIMED_STEPS, BATCH_SIZE, SIZES.context + 1)
+    batches = bench_batches(data, shape, SIZES.vocab_size)
     model = BareGPT(SIZES, seed=0)
-    times, losses = seconds_per_step([numpy_step(model), torch_step(to_torch(model).train())], batches)
+    times, losses = seconds_per_step(
+        [numpy_step(model), our_step(to_torch(model).train(), "fp32", BATCH_SIZE)], batches
+    )
     if np.abs(losses[0] - losses[1]).max() > 0.01:
         raise RuntimeError(f"the two models do not do the same work: losses {losses}")
     speeds = [BATCH_SIZE * SIZES.context / seconds for seconds in times]

@@ -27,25 +27,24 @@ TIMED_STEPS = 8
 RATE, BETAS, CLIP = 3e-4, (0.9, 0.95), 1.0
 
 
-def bench_batches(data: str | None, n: int) -> list[Tensor]:
-    """n batches of token ids, (B, T + 1) each: bytes of the file, or random ids. The speed does not depend on them."""
-    shape = (n, BATCH_SIZE, SIZES.context + 1)
+def bench_batches(data: str | None, shape: tuple[int, int, int], vocab_size: int) -> Tensor:
+    """n batches of token ids, (n, B, T + 1): bytes of the file, or random ids. The speed does not depend on them."""
     if data is None:
-        return list(torch.randint(0, SIZES.vocab_size, shape, generator=torch.Generator().manual_seed(0)))
+        return torch.randint(0, vocab_size, shape, generator=torch.Generator().manual_seed(0))
     try:
         content = np.fromfile(Path(data), dtype=np.uint8)
     except OSError as error:
         raise CourseError(f"cannot read {data}: {error.strerror}; give a file for --data, or none") from error
     if not len(content):
         raise CourseError(f"{data} is empty: give a file with text for --data, or none")
-    return list(torch.from_numpy(np.resize(content, shape).astype(np.int64)))
+    return torch.from_numpy(np.resize(content, shape).astype(np.int64))
 
 
-def our_step(model: GPT, precision: str) -> Callable[[Tensor], float]:
+def our_step(model: GPT, precision: str, batch_size: int = BATCH_SIZE) -> Callable[[Tensor], float]:
     """One step of our own loop with AdamW, as a function from a batch (B, T + 1) to its loss."""
     config = TrainConfig(
         steps=10**6,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         optimizer="adamw",
         learning_rate=RATE,
         betas=BETAS,
@@ -92,7 +91,7 @@ def build_pair() -> tuple[GPT, Any]:
     return ours.train(), theirs.train()
 
 
-def seconds_per_step(steps: list[Callable[[Tensor], float]], batches: list[Tensor]) -> tuple[list[float], list[float]]:
+def seconds_per_step(steps: list[Callable[[Tensor], float]], batches: Tensor) -> tuple[list[float], list[float]]:
     """The median seconds of each contestant, who take turns at every batch, and the losses at the first batch."""
     first = [step(batches[0]) for step in steps]
     seconds: list[list[float]] = [[] for _ in steps]
@@ -111,7 +110,8 @@ def bench_pretrain(data: str | None = None) -> list[dict]:
     Returns one dict for each precision: name, ours, peer, ratio, settings, bound, ok. data: a file to train on
     (random tokens when None).
     """
-    batches = bench_batches(data, 1 + WARMUP_STEPS + TIMED_STEPS)
+    shape = (1 + WARMUP_STEPS + TIMED_STEPS, BATCH_SIZE, SIZES.context + 1)
+    batches = bench_batches(data, shape, SIZES.vocab_size)
     settings = {
         "unit": "tokens/s",
         "peer": f"transformers {version('transformers')} GPT2LMHeadModel, SDPA, torch AdamW",

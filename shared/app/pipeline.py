@@ -23,6 +23,7 @@ from shared.app.progress import Say, watch
 from shared.app.report import corpus_of, open_model
 from shared.app.summary import begin_text, on_one_line, summarize_stories, summarize_text
 from shared.corpora import Corpus, load_corpus
+from shared.corpora.base import TOKENIZER_TEXT, excerpt
 from shared.errors import CourseError
 from shared.files import write_atomically
 from shared.memory import keep_freed_memory
@@ -52,7 +53,6 @@ from shared.training.train import (
 )
 from shared.tuning.instruct import mask_questions, write_instruction_shard
 
-TOKENIZER_TEXT = 2_000_000  # characters: more would change the vocabulary little
 LESSONS_SHARE = 0.45  # in the pretraining text, for each story: so many stories with questions about them
 CONVERSATIONS_SHARE = 0.25  # and so many conversations
 TUNING_SHARE = 0.3  # for each story of the corpus, so many conversations to tune on
@@ -105,10 +105,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, seed: int) -> BPETokenizer:
 
 def tokenizer_texts(corpus: Corpus, seed: int) -> list[str]:
     """About TOKENIZER_TEXT characters from all over the corpus, and conversations."""
-    stride = max(1, sum(map(len, corpus.train)) // TOKENIZER_TEXT)
-    texts = corpus.train[::stride]
-    if len(texts) < 10:  # a few long documents: the beginning of each
-        texts = [text[: TOKENIZER_TEXT // len(corpus.train)] for text in corpus.train]
+    texts = excerpt(corpus.train, TOKENIZER_TEXT)
     if corpus.world is not None:
         for conversation in corpus.world.conversations(max(100, len(corpus.train) // 50), seed):
             texts += [text for turn in conversation for text in (turn.user, turn.assistant)]

@@ -64,6 +64,15 @@ class Corpus:
         return sum(len(text.encode("utf-8")) for text in self.train)
 
 
+TOKENIZER_TEXT = 2_000_000  # characters to learn a vocabulary from: more would change it little
+
+
+def excerpt(texts: list[str], characters: int) -> list[str]:
+    """About so many characters: texts from all over the list, or the beginnings of a few long ones."""
+    chosen = texts[:: max(1, sum(map(len, texts)) // characters)]
+    return chosen if len(chosen) >= 10 else [text[: characters // len(texts)] for text in texts]
+
+
 def every_nth(documents: list[str], n: int) -> tuple[list[str], list[str]]:
     """Split whole documents into (train, val): each n-th one, counted in the order given, is for validation."""
     val = documents[n - 1 :: n]

@@ -15,6 +15,16 @@ def require_number(value: object, name: str) -> None:
     require(isinstance(value, int | float | Tensor), f"{name} is a {type(value).__name__}, not a number")
 
 
+def require_new_tensor(function) -> None:
+    """An activation returns a tensor of its input's shape and leaves the input as it was."""
+    rows, columns = distinct_sizes(2)
+    x = torch.randn(rows, columns)  # (rows, columns)
+    before = x.clone()
+    result = function(x)
+    require_shape(result, (rows, columns), "the result")
+    require(torch.equal(x, before), "your function changed its input in place: compute a new tensor")
+
+
 @exercise(
     "1.1",
     hints=(
@@ -76,12 +86,7 @@ def bits_per_byte(function):
     ),
 )
 def silu(function):
-    rows, columns = distinct_sizes(2)
-    x = torch.randn(rows, columns)  # (rows, columns)
-    before = x.clone()
-    result = function(x)
-    require_shape(result, (rows, columns), "the result")
-    require(torch.equal(x, before), "your function changed its input in place: compute a new tensor")
+    require_new_tensor(function)
     large, small = function(torch.tensor([50.0, -50.0])).tolist()
     require(abs(large - 1) > 1e-3, "at x = 50 this gives 1: it is the gate alone, x itself is missing")
     require_close(
@@ -105,12 +110,7 @@ def silu(function):
     ),
 )
 def relu_squared(function):
-    rows, columns = distinct_sizes(2)
-    x = torch.randn(rows, columns)  # (rows, columns)
-    before = x.clone()
-    result = function(x)
-    require_shape(result, (rows, columns), "the result")
-    require(torch.equal(x, before), "your function changed its input in place: compute a new tensor")
+    require_new_tensor(function)
     negative, positive = function(torch.tensor([-3.0, 3.0])).tolist()
     require(negative != 9, "-3 became 9: a negative number must become 0 before the squaring")
     require(negative == 0, f"-3 became {negative:g}: every negative number must become 0")
