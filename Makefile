@@ -4,6 +4,7 @@ CORPUS ?= stories
 PRESET ?= laptop
 SEED ?= 0
 PYTHON ?= python3
+PORT ?= 8080
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 RUN_OPTIONS := --corpus "$(CORPUS)" --preset $(PRESET) --seed $(SEED) \
 	$(if $(WORLD),--world "$(WORLD)") $(if $(FRESH),--fresh) $(if $(MINE),--mine)
 
-.PHONY: help setup run test lint lab chat record runs bench
+.PHONY: help setup run test lint lab chat web record runs bench
 
 help:
 	@echo "make setup   create .venv and install requirements.txt, nothing else"
@@ -21,6 +22,7 @@ help:
 	@echo "             SEED=0  PRESET=tiny|laptop|desktop  FRESH=1 (give up an interrupted run)"
 	@echo "             MINE=1 (with your solved exercises in the place of our functions)"
 	@echo "make chat    talk to the model that make run left, or to the one of the course (MODEL=DIR)"
+	@echo "make web     the same in the browser, with a look inside; and an endpoint (PORT=8080 MODEL=DIR)"
 	@echo "make lab     open JupyterLab where the course starts"
 	@echo "make test    lint, every test and every notebook: what the build server runs"
 	@echo "make record  run the notebooks again and store what they print (CHAPTER=ch03_attention)"
@@ -42,6 +44,9 @@ run: $(INSTALLED)
 
 chat: $(INSTALLED)
 	@$(PY) -m shared chat $(if $(MODEL),--model "$(MODEL)")
+
+web: $(INSTALLED)
+	@$(PY) -m shared web --port $(PORT) $(if $(MODEL),--model "$(MODEL)")
 
 # No question about news and no look for updates: nothing leaves the machine.
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings/overrides.json

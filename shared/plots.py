@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +11,7 @@ from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from shared.errors import CourseError
 
@@ -76,6 +77,56 @@ def heatmap(axes: Axes, values, rows: Iterable[str] = (), columns: Iterable[str]
             ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
             axes.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", color=ink)
     return image
+
+
+def draw_product(
+    left,
+    right,
+    rows: Iterable[str] = (),
+    inner: Iterable[str] = (),
+    columns: Iterable[str] = (),
+    titles: Sequence[str] = ("", "", ""),
+    meet: tuple[int, int] | None = None,
+    decimals: int = 1,
+    cell: tuple[float, float] = (0.5, 0.3),
+) -> Figure:
+    """Draw left (R, N) @ right (N, C) as one works it out on paper: left beside the product, right above it.
+
+    So each cell of the product stands where a row of left and a column of right meet; `meet` (row, column) outlines
+    one such meeting. Positive numbers are blue and negative ones red; a matrix of whole numbers has no decimals.
+    `titles` are those of left, right and product; `rows`, `inner` and `columns` label the three axes; `cell` is the
+    width and height of a number in inches.
+    """
+    left, right = np.asarray(left, dtype=float), np.asarray(right, dtype=float)  # (R, N), (N, C)
+    (tall, between), wide = left.shape, right.shape[1]
+    drawing, axes = figure(
+        1.5 + cell[0] * (between + wide),
+        1.3 + cell[1] * (between + tall),
+        rows=2,
+        columns=2,
+        width_ratios=(between, wide),
+        height_ratios=(between, tall),
+    )
+    axes[0, 0].axis("off")
+    product = left @ right  # (R, C)
+    panels = [(axes[1, 0], left, rows, inner), (axes[0, 1], right, inner, columns), (axes[1, 1], product, (), ())]
+    for (ax, values, down, across), title in zip(panels, titles, strict=True):
+        limit = 1.6 * np.abs(values).max() + 1e-9
+        places = 0 if (values == values.round()).all() else decimals
+        heatmap(ax, values + 0.0, down, across, places, vmin=-limit, vmax=limit, cmap="RdBu")
+        ax.set_title(title, fontsize=11)
+        ax.tick_params(axis="x", rotation=90 if max(map(len, across), default=0) > 4 else 0)
+        if not down:
+            ax.set_yticks([])
+        if not across:
+            ax.set_xticks([])
+    if meet is not None:
+        row, column = meet
+        box: dict[str, Any] = {"fill": False, "edgecolor": ORANGE, "linewidth": 3, "clip_on": False, "zorder": 3}
+        axes[1, 0].add_patch(Rectangle((-0.5, row - 0.5), between, 1, **box))
+        axes[0, 1].add_patch(Rectangle((column - 0.5, -0.5), 1, between, **box))
+        axes[1, 1].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
+    return drawing
 
 
 def picture(drawing: Figure) -> bytes:

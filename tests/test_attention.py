@@ -20,11 +20,13 @@ from shared.model.attention import (
     padded_causal_mask,
     softmax,
     split_heads,
+    window_mask,
 )
 from shared.model.layers import WeightedRMSNorm
 from shared.text.embeddings import rotary_table
 
 CPU = torch.device("cpu")
+PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +48,9 @@ def test_causal_mask_by_loops():
 
 
 def test_softmax_equals_torch_and_does_not_overflow():
-    scores = torch.randn(3, 5) * 400
-    assert torch.allclose(softmax(scores), torch.softmax(scores, dim=-1), atol=1e-6)
+    for dtype, tolerance in PRECISIONS:
+        scores = torch.randn(3, 5, dtype=dtype) * 400
+        assert torch.allclose(softmax(scores), torch.softmax(scores, dim=-1), rtol=0, atol=tolerance)
     assert softmax(torch.tensor([1e4, 1e4])).tolist() == [0.5, 0.5]
 
 
@@ -64,17 +67,72 @@ def test_weights_are_zero_where_masked_and_rows_sum_to_one():
     assert (weights[..., causal_mask(4, 6)] > 0).all()
 
 
+def qkv_and_masks(sizes, earlier, dtype):
+    """Random q, k, v with distinct sizes on their axes and the four kinds of mask: none, causal, padding, both."""
+    batch, n_heads, queries, head_width = sizes[:4]
+    keys = queries + earlier
+    q = torch.randn(batch, n_heads, queries, head_width, dtype=dtype)
+    k, v = torch.randn(2, batch, n_heads, keys, head_width, dtype=dtype)
+    starts = torch.randint(0, keys, (batch,))
+    real = (torch.arange(keys) >= starts[:, None])[:, None, None, :]
+    both = padded_causal_mask(queries, keys, starts, CPU)
+    return q, k, v, {"none": None, "causal": causal_mask(queries, keys), "padding": real, "both": both}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS, ids=["float32", "float64"])
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(0, 5), st.integers(1, 8))
-def test_attend_equals_the_fused_kernel(batch, n_heads, queries, earlier, head_width):
-    q = torch.randn(batch, n_heads, queries, head_width)
-    k, v = torch.randn(2, batch, n_heads, queries + earlier, head_width)
-    mask = causal_mask(queries, queries + earlier)
-    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-5)
-    assert torch.allclose(attend(q, k, v), F.scaled_dot_product_attention(q, k, v), atol=1e-5)
-    if earlier == 0 or queries == 1:
-        assert torch.allclose(causal_attention(q, k, v), expected, atol=1e-5)
+@given(sizes=st.permutations(range(1, 9)), earlier=st.integers(0, 5))
+def test_attend_equals_the_fused_kernel(dtype, tolerance, sizes, earlier):
+    q, k, v, masks = qkv_and_masks(sizes, earlier, dtype)
+    for name, mask in masks.items():
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        assert torch.allclose(attend(q, k, v, mask), expected, rtol=0, atol=tolerance), name
+        if mask is not None:
+            assert torch.allclose(causal_attention(q, k, v, mask), expected, rtol=0, atol=tolerance), name
+    if earlier == 0 or q.shape[2] == 1:
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=masks["causal"])
+        assert torch.allclose(causal_attention(q, k, v), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS, ids=["float32", "float64"])
+@pytest.mark.parametrize("name", ["none", "causal", "padding", "both"])
+def test_attend_has_the_gradients_of_the_fused_kernel(dtype, tolerance, name):
+    q, k, v, masks = qkv_and_masks((2, 3, 5, 7), 4, dtype)
+    upstream = torch.randn_like(q)
+    found = []
+    for attention in (attend, F.scaled_dot_product_attention):
+        leaves = [part.clone().requires_grad_() for part in (q, k, v)]
+        (attention(*leaves, masks[name]) * upstream).sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["causal", "both"])
+def test_a_later_key_or_value_moves_no_earlier_output(name):
+    q, k, v, masks = qkv_and_masks((2, 3, 5, 7), 4, torch.float32)
+    before = attend(q, k, v, masks[name])
+    for row in range(5):
+        later_k, later_v = k.clone(), v.clone()
+        later_k[:, :, 4 + row :] += 3
+        later_v[:, :, 4 + row :] -= 3
+        after = attend(q, later_k, later_v, masks[name])
+        assert torch.equal(after[:, :, :row], before[:, :, :row])
+        assert (after[:, :, row:] != before[:, :, row:]).any(dim=-1).all()
+
+
+def test_a_padded_row_equals_the_row_alone():
+    q, k, v = heads(2, 3, 6, 4)
+    mask = padded_causal_mask(6, 6, torch.tensor([0, 4]), CPU)
+    padded = attend(q, k, v, mask)
+    alone = attend(*(part[1:, :, 4:] for part in (q, k, v)), causal_mask(2, 2))
+    assert torch.allclose(padded[1:, :, 4:], alone, atol=1e-6)
+    assert not padded.isnan().any()
+
+
+def test_a_row_that_sees_nothing_is_nan_and_no_average_of_what_is_hidden():
+    weights = attention_weights(torch.randn(2, 3), torch.tensor([[False] * 3, [True, False, True]]))
+    assert weights[0].isnan().all() and weights[1].sum() == pytest.approx(1)
 
 
 def test_grouped_heads_share_keys_in_order():
@@ -135,19 +193,96 @@ def test_cache_keeps_what_was_stored_and_masks_only_when_needed():
     assert torch.equal(cache.mask(2, CPU), causal_mask(2, 6))
 
 
-def test_multi_head_attention_equals_torch():
-    module, oracle = MultiHeadAttention(12, 3), torch.nn.MultiheadAttention(12, 3, batch_first=True)
-    oracle.load_state_dict(
-        {
-            "in_proj_weight": module.qkv.weight,
-            "in_proj_bias": module.qkv.bias,
-            "out_proj.weight": module.out.weight,
-            "out_proj.bias": module.out.bias,
-        }
+def torch_twin(module):
+    """PyTorch's own multi-head attention with the same weights."""
+    twin = torch.nn.MultiheadAttention(module.out.in_features, module.n_heads, batch_first=True)
+    weights = {"in_proj_weight": module.qkv.weight, "in_proj_bias": module.qkv.bias}
+    twin.to(module.out.weight.dtype).load_state_dict(
+        weights | {"out_proj.weight": module.out.weight, "out_proj.bias": module.out.bias}
     )
+    return twin
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS, ids=["float32", "float64"])
+@settings(deadline=None, max_examples=25)
+@given(sizes=st.permutations(range(2, 9)), data=st.data())
+def test_multi_head_attention_equals_torch(dtype, tolerance, sizes, data):
+    batch, n_heads, head_width, tokens = sizes[:4]
+    module = MultiHeadAttention(n_heads * head_width, n_heads).to(dtype)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=(n_heads * head_width) ** -0.5)
+    twin = torch_twin(module)
+    x = torch.randn(batch, tokens, n_heads * head_width, dtype=dtype)
+    hidden = ~causal_mask(tokens, tokens)  # PyTorch's True hides
+
+    def same(ours, theirs):
+        return torch.allclose(ours, theirs, rtol=0, atol=tolerance)
+
+    expected, _ = twin(x, x, x, attn_mask=hidden, need_weights=False)
+    assert same(module(x), expected)
+    expected, _ = twin(x, x, x, need_weights=False)
+    assert same(module(x, mask=torch.ones(tokens, tokens).bool()), expected)
+
+    lengths = torch.tensor(data.draw(st.lists(st.integers(1, tokens), min_size=batch, max_size=batch)))
+    right = torch.arange(tokens) >= lengths[:, None]  # (B, T): the filler behind the shorter rows
+    expected, _ = twin(x, x, x, attn_mask=hidden, key_padding_mask=right, need_weights=False)
+    assert same(module(x, mask=~hidden & ~right[:, None, None, :]), expected)
+    left = torch.arange(tokens) < (tokens - lengths)[:, None]  # (B, T): the filler before them
+    mask = padded_causal_mask(tokens, tokens, tokens - lengths, CPU)
+    expected, _ = twin(x, x, x, attn_mask=hidden, key_padding_mask=left, need_weights=False)
+    assert same(module(x, mask=mask)[~left], expected[~left])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS, ids=["float32", "float64"])
+def test_multi_head_attention_has_the_gradients_of_torch(dtype, tolerance):
+    module = MultiHeadAttention(15, 3).to(dtype)
+    twin = torch_twin(module)
+    x = torch.randn(2, 7, 15, dtype=dtype)
+    upstream = torch.randn(2, 7, 15, dtype=dtype)
+    (module(x) * upstream).mean().backward()
+    expected, _ = twin(x, x, x, attn_mask=~causal_mask(7, 7), need_weights=False)
+    (expected * upstream).mean().backward()
+    pairs = [
+        (module.qkv, twin.in_proj_weight, twin.in_proj_bias),
+        (module.out, twin.out_proj.weight, twin.out_proj.bias),
+    ]
+    for ours, weight, bias in pairs:
+        assert torch.allclose(ours.weight.grad, weight.grad, rtol=0, atol=tolerance)
+        assert torch.allclose(ours.bias.grad, bias.grad, rtol=0, atol=tolerance)
+
+
+def test_a_later_token_moves_no_earlier_output():
+    module = MultiHeadAttention(12, 4)
+    x = torch.randn(2, 6, 12)
+    before = module(x)
+    for place in range(6):
+        other = x.clone()
+        other[:, place] += 1
+        moved = (module(other) - before).abs().amax(dim=(0, 2)) > 0
+        assert moved.tolist() == [False] * place + [True] * (6 - place)
+
+
+def test_dropout_acts_in_training_only():
+    module = MultiHeadAttention(12, 3, dropout=0.5)
     x = torch.randn(2, 5, 12)
-    expected, _ = oracle(x, x, x, attn_mask=~causal_mask(5, 5), need_weights=False)
-    assert torch.allclose(module(x), expected, atol=1e-5)
+    assert not torch.allclose(module(x), module(x))
+    module.residual_dropout.p = 0.0  # what is left acts on the weights
+    assert not torch.allclose(module(x), module(x))
+    module.eval()
+    plain = MultiHeadAttention(12, 3)
+    plain.load_state_dict(module.state_dict())
+    assert torch.equal(module(x), plain(x))
+
+
+@given(st.integers(1, 9), st.integers(0, 7), st.integers(1, 18))
+def test_window_mask_is_a_band_of_the_square_table(queries, earlier, window):
+    keys = queries + earlier
+    band = torch.ones(keys, keys).tril().triu(1 - window).bool()[earlier:]  # the rows of the last queries
+    mask = window_mask(queries, keys, window)
+    assert mask.dtype == torch.bool and torch.equal(mask, band)
+    assert mask.sum(dim=-1).tolist() == [min(window, position + 1) for position in range(earlier, keys)]
+    if window >= keys:
+        assert torch.equal(mask, causal_mask(queries, keys))
 
 
 def test_rotary_attention_by_its_parts():

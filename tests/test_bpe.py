@@ -17,7 +17,16 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from shared.errors import CourseError
 from shared.text import bpe
-from shared.text.bpe import BPETokenizer, count_pairs, encode_bytes, list_merges, merge_pair, split_text, train_bpe
+from shared.text.bpe import (
+    BPETokenizer,
+    count_pairs,
+    encode_bytes,
+    gpt2_tokenizer,
+    list_merges,
+    merge_pair,
+    split_text,
+    train_bpe,
+)
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 PROSE = (
@@ -452,3 +461,24 @@ def test_gpt2s_vocabulary_gives_gpt2s_ids():
     assert gpt2.encode("Hello world") == [15496, 995]
     assert gpt2.encode(PROSE) == gpt2.to_tiktoken().encode_ordinary(PROSE)
     assert list_merges(ranks) == merges
+    shipped = gpt2_tokenizer()
+    assert shipped.ranks == ranks and shipped.special_tokens == gpt2.special_tokens
+
+
+def test_gpt2s_vocabulary_comes_with_the_course():
+    gpt2 = gpt2_tokenizer()
+    assert gpt2.vocab_size == 50257 and gpt2.special_tokens == {"<|endoftext|>": 50256}
+    assert gpt2.encode("Hello world") == [15496, 995]
+    oracle = tiktoken.Encoding(
+        "gpt2-as-published",
+        pat_str=r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
+        mergeable_ranks=gpt2.ranks,
+        special_tokens=gpt2.special_tokens,
+    )
+    assert gpt2.encode(PROSE) == oracle.encode_ordinary(PROSE)
+
+
+def test_a_changed_vocabulary_file_is_refused(monkeypatch):
+    monkeypatch.setattr("shared.text.bpe.GPT2_SHA256", "0" * 64)
+    with pytest.raises(CourseError, match="not the file that was published"):
+        gpt2_tokenizer()

@@ -45,7 +45,7 @@ def same_weights(a, b):
         (GPT, {"dropout": 0.1}),
         (ModernGPT, {}),
         (ModernGPT, {"tied": True}),
-        (ModernGPT, {"norm": "weighted_rms", "feed_forward": "swiglu", "n_kv_heads": 1}),
+        (ModernGPT, {"norm": "weighted_rms", "feed_forward": "swiglu", "n_kv_heads": 1, "window": 5}),
     ],
 )
 def test_a_model_comes_back_as_it_was(tmp_path, tokenizer, kind, options):
@@ -64,6 +64,15 @@ def test_a_model_comes_back_as_it_was(tmp_path, tokenizer, kind, options):
     assert loaded_info == info | {"losses": [1.5, None]}  # JSON has no NaN
     config = json.loads((directory / "config.json").read_text())
     assert config["architecture"] == kind.__name__ and config["width"] == 12
+
+
+def test_a_config_from_before_a_choice_existed_still_loads(tmp_path, tokenizer):
+    model = small_model(0, ModernGPT)
+    save_model(tmp_path, model, tokenizer, {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("window") is None
+    resign(tmp_path, "config.json", json.dumps(config).encode())
+    assert load_model(tmp_path)[0].config == model.config
 
 
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path, tokenizer):

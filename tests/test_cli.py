@@ -156,6 +156,20 @@ def test_sample_begins_with_the_prompt_and_obeys_the_seed(models, capsys):
     assert len(sample("--tokens", "200", "--seed", "1")) > len(text)  # longer than the context
 
 
+def test_sample_passes_its_settings_on(models, capsys):
+    def sample(*options):
+        prompt = ["--model", str(models / "pretrained"), "--prompt", "One day,", "--tokens", "20", "--seed", "1"]
+        assert main(["sample", *prompt, *options]) == 0
+        return capsys.readouterr().out
+
+    free, greedy = sample("--temperature", "1"), sample("--temperature", "0")
+    for option, everything, one in (("--top-k", "999999", "1"), ("--top-p", "1", "1e-9"), ("--min-p", "1e-9", "1")):
+        assert sample("--temperature", "1", option, everything) == free != greedy
+        assert sample("--temperature", "1", option, one) == greedy
+    assert sample("--temperature", "0", "--repetition-penalty", "1") == greedy
+    assert sample("--temperature", "0", "--repetition-penalty", "1e-4") != greedy  # below 1: again and again
+
+
 def test_chat_once_prints_the_answer_alone(models, capsys):
     assert main(["chat", "--model", str(models / "chat"), "--once", "Who are you?", "--seed", "1"]) == 0
     first = capsys.readouterr()
@@ -272,6 +286,8 @@ def test_pretrain_survives_kill_9_and_ctrl_c(tmp_path, capsys):
         ("sample --model missing --temperature nan", "out of range"),
         ("sample --model missing --top-p 0", "above 0, up to 1"),
         ("sample --model missing --top-k 0", "at least 1"),
+        ("sample --model missing --min-p 1.5", "above 0, up to 1"),
+        ("sample --model missing --repetition-penalty 0", "above 0"),
         ("chat --model missing", "make run"),
         ("export --model missing --to hf --out x", "missing"),
         ("export --model missing --to onnx --out x", "onnx"),

@@ -13,7 +13,7 @@ from PIL import Image
 from shared.course import outputs
 from shared.course.notebooks import canonical, code_cells, read, stated_minutes
 from shared.errors import CourseError
-from shared.plots import figure, heatmap, picture, show
+from shared.plots import draw_product, figure, heatmap, picture, show
 
 
 def png(array: np.ndarray) -> str:
@@ -46,6 +46,18 @@ def test_a_heatmap_labels_its_cells_and_stays_legible():
     assert [text.get_text() for text in axes.texts] == ["0.0", "1.0", "0.5", "0.2", "0.8", "0.4"]
     assert [axes.texts[0].get_color(), axes.texts[1].get_color()] == ["white", "black"]  # on dark, on light
     assert [label.get_text() for label in axes.get_xticklabels()] == list("xyz")
+
+
+def test_a_product_stands_where_rows_and_columns_meet():
+    left, right = torch.tensor([[1.0, 2.0], [0.0, -1.0], [0.5, 0.0]]), torch.tensor([[3.0, 0.0, 1.0, 1.0]] * 2)
+    drawing = draw_product(left, right, "abc", "xy", "klmn", ("l", "r", "p"), meet=(1, 3))
+    empty, above, beside, product = drawing.axes
+    assert not empty.axison
+    assert [text.get_text() for text in above.texts] == ["3", "0", "1", "1"] * 2  # whole numbers
+    assert [text.get_text() for text in beside.texts] == ["1.0", "2.0", "0.0", "-1.0", "0.5", "0.0"]
+    assert [float(text.get_text()) for text in product.texts] == (left @ right).flatten().tolist()
+    assert [label.get_text() for label in above.get_yticklabels()] == list("xy")
+    assert [box.get_xy() for box in product.patches] == [(2.5, 0.5)]
 
 
 @pytest.mark.parametrize("shift", range(8))

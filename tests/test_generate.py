@@ -1,13 +1,24 @@
 """shared/model/generate.py: filters, sampling, and decoding with and without a cache."""
 
 import math
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from shared.errors import CourseError
 from shared.model.generate import (
@@ -15,13 +26,20 @@ from shared.model.generate import (
     apply_temperature,
     choose_tokens,
     generate,
+    logits_from_cache,
+    logits_from_scratch,
+    min_p_filter,
+    open_window,
+    penalise_repetition,
     sample,
+    slide,
     stream,
     top_k_filter,
     top_p_filter,
     uniform_numbers,
 )
 from shared.model.gpt import GPT, GPTConfig
+from shared.model.huggingface import gpt2_config, gpt2_weights
 from shared.model.modern import ModernConfig, ModernGPT
 
 V, CONTEXT = 29, 12
@@ -52,6 +70,10 @@ def test_filters_by_hand():
     assert top_p_filter(logits, 0.71).exp()[0].tolist() == pytest.approx([0, 0.4, 0.2, 0.3])
     assert top_p_filter(logits, 1e-9).exp()[0].tolist() == pytest.approx([0, 0.4, 0, 0])
     assert torch.equal(top_p_filter(logits, 1.0), logits)
+    assert min_p_filter(logits, 0.51).exp()[0].tolist() == pytest.approx([0, 0.4, 0, 0.3])
+    assert min_p_filter(logits, 0.49).exp()[0].tolist() == pytest.approx([0, 0.4, 0.2, 0.3])
+    assert torch.equal(min_p_filter(logits, 1e-9), logits)
+    assert min_p_filter(torch.tensor([3.0, 5.0, 5.0]), 1.0).tolist() == [-math.inf, 5.0, 5.0]  # ties stay
     assert torch.equal(top_k_filter(logits, 99), logits)
     assert apply_temperature(logits, 0.5)[0].softmax(-1).tolist() == pytest.approx([1 / 30, 16 / 30, 4 / 30, 9 / 30])
 
@@ -65,6 +87,25 @@ def test_filters_equal_transformers(seed, k, p, temperature):
     ours, theirs = top_p_filter(logits, p), TopPLogitsWarper(p)(None, logits)
     different = (ours != theirs).sum()  # a token whose cumulative probability rounds to p may fall on either side
     assert different <= 1
+    ours, theirs = min_p_filter(logits, p), MinPLogitsWarper(p)(None, logits)
+    assert (ours != theirs).sum() <= 1
+
+
+def test_the_repetition_penalty_by_hand():
+    logits = torch.tensor([[3.0, -2.0, 0.0, 3.0, -math.inf]])
+    kept = logits.clone()
+    assert penalise_repetition(logits, torch.tensor([[0, 1, 4, 0]]), 1.5).tolist() == [[2.0, -3.0, 0.0, 3.0, -math.inf]]
+    assert torch.equal(logits, kept)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.3, 3.0))
+def test_the_repetition_penalty_equals_transformers(seed, tokens, penalty):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, 43, generator=generator) * 4
+    ids = torch.randint(43, (5, tokens), generator=generator)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
+    assert torch.equal(penalise_repetition(logits, ids, penalty), expected)
 
 
 def test_sample_finds_the_stretch_that_a_number_falls_in():
@@ -132,8 +173,67 @@ def test_unequal_prompts_come_out_as_they_would_alone(model):
 
 
 @every_model
+def test_unequal_prompts_with_a_penalty_come_out_as_they_would_alone(model):
+    prompts = [torch.randint(V, (length,)).tolist() for length in (5, CONTEXT, 2)]
+    options = {"temperature": 0, "repetition_penalty": 1.7}
+    batch = generate(model, prompts, 2 * CONTEXT + 5, **options)
+    assert not torch.equal(batch, generate(model, prompts, 2 * CONTEXT + 5, temperature=0))
+    for row, prompt in zip(batch, prompts, strict=True):
+        alone = generate(model, [prompt], 2 * CONTEXT + 5, **options)[0]
+        assert torch.equal(row[CONTEXT - len(prompt) :], alone)
+
+
+@every_model
+def test_cached_logits_equal_uncached_at_every_position_across_refills(model):
+    prompts = [torch.randint(V, (length,)).tolist() for length in (4, 1, 7)]
+    n, refills = 2 * CONTEXT + 9, 0
+    cached, plain = (open_window(prompts, n, model) for _ in range(2))
+    with torch.no_grad():
+        for _ in range(n):
+            held = cached.cache
+            for window in (cached, plain):
+                slide(window, CONTEXT)
+            refills += held is not None and cached.cache is None
+            logits = logits_from_cache(model, cached)
+            assert torch.allclose(logits, logits_from_scratch(model, plain), rtol=1e-4, atol=1e-4)
+            tokens = torch.randint(V, (3,))  # whatever is written
+            for window in (cached, plain):
+                window.append(tokens)
+    assert refills >= 2
+    assert torch.equal(cached.ids, plain.ids)
+
+
+@every_model
+def test_greedy_is_deterministic(model):
+    first = generate(model, [[1, 2], [3]], 2 * CONTEXT, temperature=0)
+    for seed in (None, 0, 5):
+        torch.manual_seed(seed or 99)
+        again = generate(model, [[1, 2], [3]], 2 * CONTEXT, temperature=0, top_k=3, top_p=0.5, min_p=0.2, seed=seed)
+        assert torch.equal(first, again)  # the filters never take the most likely token
+
+
+def test_greedy_text_equals_that_of_transformers_with_and_without_a_penalty():
+    model = MODELS["gpt"]
+    fields = {
+        key: value for key, value in gpt2_config(model.config).items() if key not in ("architectures", "model_type")
+    }
+    peer = GPT2LMHeadModel(GPT2Config(**fields, bos_token_id=None, eos_token_id=None)).eval()
+    peer.load_state_dict(gpt2_weights(model), strict=False)  # the head, which is tied, is not in the weights
+    prompts, texts = torch.randint(V, (6, 3)), []
+    for penalty in (1.0, 1.2, 2.0):
+        ours = generate(model, prompts, CONTEXT - 3, temperature=0, repetition_penalty=penalty)
+        mask = torch.ones_like(prompts)
+        theirs = peer.generate(
+            prompts, attention_mask=mask, max_new_tokens=CONTEXT - 3, do_sample=False, repetition_penalty=penalty
+        )
+        assert torch.equal(ours, theirs)
+        texts.append(ours)
+    assert not torch.equal(texts[0], texts[1]) and not torch.equal(texts[1], texts[2])
+
+
+@every_model
 def test_sampling_is_the_same_with_and_without_a_cache(model):
-    options = {"temperature": 1.3, "top_k": 20, "top_p": 0.9, "seed": 11}
+    options = {"temperature": 1.3, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "seed": 11}
     prompts = [[1, 2, 3], [4]]
     cached = generate(model, prompts, 30, **options)
     assert torch.equal(cached, generate(model, prompts, 30, use_cache=False, **options))
@@ -167,15 +267,21 @@ def test_stream_ends_with_the_stop_token():
     assert list(stream(model, [1, 2], 20, seed=4, stop_tokens=[tokens[6]])) == tokens[: tokens.index(tokens[6]) + 1]
 
 
-def test_nothing_to_write_returns_the_prompt():
+@every_model
+def test_nothing_to_write_returns_the_prompt(model):
     for use_cache in (True, False):
-        assert generate(MODELS["gpt"], [[1, 2], [3]], 0, use_cache=use_cache).tolist() == [[1, 2], [0, 3]]
-    assert list(stream(MODELS["gpt"], [1], 0)) == []
+        assert generate(model, [[1, 2], [3]], 0, use_cache=use_cache).tolist() == [[1, 2], [0, 3]]
+    assert list(stream(model, [1], 0)) == []
 
 
-def test_top_k_above_the_vocabulary_keeps_everything():
-    model = MODELS["gpt"]
-    assert torch.equal(generate(model, [[1]], 9, seed=0, top_k=10**6), generate(model, [[1]], 9, seed=0))
+@every_model
+def test_settings_that_choose_nothing_change_nothing(model):
+    free = generate(model, [[1]], 9, seed=0)
+    for options in ({"top_k": V}, {"top_k": 10**6}, {"top_p": 1.0}, {"min_p": 1e-12}, {"repetition_penalty": 1.0}):
+        assert torch.equal(generate(model, [[1]], 9, seed=0, **options), free)
+    greedy = generate(model, [[1]], 9, temperature=0)
+    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}, {"temperature": 1e-42}):
+        assert torch.equal(generate(model, [[1]], 9, seed=0, **options), greedy)
 
 
 def test_a_context_of_one_token():
@@ -197,16 +303,16 @@ def test_bad_input_is_refused(model):
         {"top_k": 0},
         {"top_p": 0.0},
         {"top_p": 1.1},
+        {"min_p": 0.0},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": math.inf},
+        {"repetition_penalty": math.nan},
     ):
         with pytest.raises(CourseError):
             generate(model, [[1]], 3, **options)
     with pytest.raises(CourseError, match="-1"):
         generate(model, [[1]], -1)
-
-
-def test_a_very_low_temperature_is_greedy_and_finite():
-    model = MODELS["gpt"]
-    assert torch.equal(generate(model, [[1]], 9, temperature=1e-42), generate(model, [[1]], 9, temperature=0))
 
 
 def test_the_model_and_the_global_generator_stay_as_they_were():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from shared.errors import CourseError
-from shared.model.gpt import GPT, GPTConfig
+from shared.model.gpt import GPT, GPTConfig, count_parameters
 from shared.model.huggingface import gpt2_config, gpt2_weights
 
 CONFIG = GPTConfig(vocab_size=37, context=24, n_layers=3, n_heads=4, width=20)
@@ -48,6 +48,49 @@ def test_logits_equal_transformers(config):
     assert logits.shape == (3, config.context, config.vocab_size)
     assert (logits - expected).abs().max() < 1e-4
     assert expected.std() > 0.1
+
+
+@st.composite
+def any_sizes(draw):
+    """A config in which no two sizes need be equal, or may."""
+    heads = draw(st.integers(1, 4))
+    vocabulary, context, layers = draw(st.integers(1, 40)), draw(st.integers(1, 20)), draw(st.integers(1, 4))
+    return GPTConfig(vocabulary, context, layers, heads, heads * draw(st.integers(1, 6)))
+
+
+@settings(deadline=None, max_examples=20)
+@given(any_sizes())
+def test_logits_equal_transformers_in_double_precision(config):
+    model = random_gpt(config).double()
+    fields = {key: value for key, value in gpt2_config(config).items() if key not in ("architectures", "model_type")}
+    oracle = GPT2LMHeadModel(GPT2Config(**fields, bos_token_id=None, eos_token_id=None)).double().eval()
+    oracle.load_state_dict(gpt2_weights(model), strict=False)
+    ids = torch.randint(config.vocab_size, (2, config.context))
+    with torch.no_grad():
+        assert (model(ids) - oracle(ids).logits).abs().max() < 1e-10
+
+
+@settings(deadline=None, max_examples=40)
+@given(any_sizes())
+def test_parameters_counted_are_parameters_built(config):
+    assert count_parameters(config) == sum(parameter.numel() for parameter in GPT(config).parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "width", "published"),
+    [
+        (12, 12, 768, 124_439_808),
+        (24, 16, 1024, 354_823_168),
+        (36, 20, 1280, 774_030_080),
+        (48, 25, 1600, 1_557_611_200),
+    ],
+)
+def test_the_published_sizes_of_gpt2(layers, heads, width, published):
+    config = GPTConfig(50257, 1024, layers, heads, width)
+    with torch.device("meta"):
+        ours, theirs = GPT(config), GPT2LMHeadModel(GPT2Config(n_layer=layers, n_head=heads, n_embd=width))
+    assert sum(parameter.numel() for parameter in ours.parameters()) == published
+    assert theirs.num_parameters() == count_parameters(config) == published
 
 
 def test_no_token_sees_the_future():

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from shared.errors import CourseError
 from shared.model.huggingface import modern_config, modern_weights
-from shared.model.modern import FEED_FORWARDS, NORMS, RECIPES, ModernConfig, ModernGPT, soft_cap
+from shared.model.modern import FEED_FORWARDS, NORMS, RECIPES, ModernConfig, ModernGPT, soft_cap, visible_keys
 
 SIZES = {"vocab_size": 41, "context": 22, "n_layers": 3, "n_heads": 6, "width": 36}
 EVERY_PART = [
@@ -32,6 +32,7 @@ def random_modern(seed=0, **options):
     return model
 
 
+RECIPES_TO_TEST = RECIPES | {"mistral": RECIPES["mistral"] | {"window": 6}}  # the context is 22
 SHARED_OPTIONS = [
     {},
     {"n_kv_heads": 2, "tied": True, "rotary_base": 300.0},
@@ -42,10 +43,10 @@ SOFT_CAPPED = {"softcap": 4.0, "n_heads": 3}  # which only the NanoChat class ha
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options"), [*itertools.product(RECIPES, SHARED_OPTIONS), ("nanochat", SOFT_CAPPED)], ids=str
+    ("recipe", "options"), [*itertools.product(RECIPES_TO_TEST, SHARED_OPTIONS), ("nanochat", SOFT_CAPPED)], ids=str
 )
 def test_logits_equal_transformers(recipe, options):
-    model = random_modern(**RECIPES[recipe], **options)
+    model = random_modern(**RECIPES_TO_TEST[recipe], **options)
     fields = modern_config(model.config)
     oracle = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).eval()
     assert type(oracle).__name__ == fields["architectures"][0]
@@ -81,6 +82,50 @@ def test_left_padding_changes_nothing():
     assert torch.allclose(logits[0], model(long[None])[0], atol=1e-4)
     assert torch.allclose(logits[1, 5:], model(short[None])[0], atol=1e-4)
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("window", [1, 3, 21])
+def test_a_window_equals_transformers_and_its_own_cache(window):
+    model = random_modern(**RECIPES["llama"], window=window, n_kv_heads=2)
+    oracle = AutoModelForCausalLM.from_config(AutoConfig.for_model(**modern_config(model.config))).eval()
+    oracle.load_state_dict(modern_weights(model))
+    ids, cache = torch.randint(41, (2, 22)), model.new_cache()
+    with torch.no_grad():
+        expected = oracle(ids).logits
+        pieces = [model(piece, cache) for piece in ids.split([2, 7, 1, 11, 1], dim=1)]
+    assert (model(ids) - expected).abs().max() < 1e-4
+    assert (torch.cat(pieces, dim=1) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("window", "n_layers"), [(1, 3), (4, 1), (4, 3), (30, 2)])
+def test_a_window_reaches_one_step_further_with_every_layer(window, n_layers):
+    model, ids = random_modern(window=window, n_layers=n_layers), torch.randint(41, (2, 22))
+    changed = ids.clone()
+    changed[:, 5] = (ids[:, 5] + 1) % 41
+    moved = (model(changed) - model(ids)).abs().amax(dim=(0, 2))  # (T,)
+    last = min(21, 5 + n_layers * (window - 1))
+    assert (moved[:5] == 0).all() and (moved[last + 1 :] == 0).all()
+    assert (moved[5 : last + 1] > 0).all()
+
+
+def test_a_window_does_not_see_padding():
+    model = random_modern(window=4, n_kv_heads=2)
+    cache, long, short = model.new_cache(), torch.randint(41, (11,)), torch.randint(41, (6,))
+    cache.starts = torch.tensor([0, 5])
+    batch = torch.stack((long, F.pad(short, (5, 0), value=40)))
+    logits = torch.cat([model(piece, cache) for piece in batch.split([7, 1, 3], dim=1)], dim=1)
+    assert torch.allclose(logits[0], model(long[None])[0], atol=1e-4)
+    assert torch.allclose(logits[1, 5:], model(short[None])[0], atol=1e-4)
+    assert logits.isfinite().all()
+
+
+def test_a_window_that_covers_the_context_changes_no_bit():
+    everything, narrow = random_modern(), random_modern(window=22)
+    ids, caches = torch.randint(41, (2, 22)), (everything.new_cache(), narrow.new_cache())
+    assert torch.equal(everything(ids), narrow(ids))
+    assert visible_keys(22, None, 22, torch.device("cpu")) is None  # the fast path: no mask is built
+    for piece in ids.split([4, 1, 17], dim=1):
+        assert torch.equal(everything(piece, caches[0]), narrow(piece, caches[1]))
 
 
 def test_every_block_begins_as_the_identity_and_soon_learns():
@@ -134,6 +179,8 @@ def test_bad_configs_are_refused():
         {"hidden": 0},
         {"n_layers": 0},
         {"softcap": -1.0},
+        {"window": 0},
+        {"window": 2.5},
     ):
         with pytest.raises(CourseError):
             ModernGPT(ModernConfig(**{**SIZES, **options}))

@@ -39,7 +39,7 @@ def fastest(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
     return seconds
 
 
-def bench_generate() -> list[dict[str, Any]]:
+def bench_generate(_data: str | None = None) -> list[dict[str, Any]]:
     """New tokens per second, greedy, for one row and for several: one dict for each batch size.
 
     ours, peer: tokens/s; ratio: ours / peer; ok: whether the ratio reaches its bound and both wrote the same tokens.

@@ -237,7 +237,8 @@ def run_sample(options: argparse.Namespace) -> None:
         raise CourseError(
             f"the prompt has {len(ids)} tokens (its start token included) and the model reads {context}: shorten it"
         )
-    settings = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    settings = {name: getattr(options, name) for name in names}
     tokens = stream(model, ids, options.tokens, stop_tokens=[start], seed=options.seed, **settings)
     pieces = decode_stream(tokenizer, (token for token in tokens if token != start))
     if options.json:
@@ -251,25 +252,40 @@ def run_sample(options: argparse.Namespace) -> None:
     sys.stdout.write("\n")
 
 
+def chat_model(given: Path | None) -> Path:
+    """The model to talk to: the one given, else the learner's own, else the one that comes with the course."""
+    directory = given or (OWN_CHAT if OWN_CHAT.exists() else REFERENCE)
+    if not directory.exists():
+        raise CourseError(f"{directory}: there is no such model; `make run` (python -m shared run) trains one")
+    if directory is REFERENCE:
+        stderr_line("no models/chat yet: this is the model that comes with the course; `make run` trains your own")
+    return directory
+
+
 def run_chat(options: argparse.Namespace) -> None:
     from shared.app.chat import TEMPERATURE, TOP_P, Chat
     from shared.app.report import open_model
     from shared.app.terminal import answer_once, talk
 
-    directory = options.model or (OWN_CHAT if OWN_CHAT.exists() else REFERENCE)
-    if not directory.exists():
-        raise CourseError(f"{directory}: there is no such model; `make run` (python -m shared run) trains one")
-    if directory is REFERENCE:
-        stderr_line("no models/chat yet: this is the model that comes with the course; `make run` trains your own")
-    model, tokenizer, info = open_model(directory)
+    model, tokenizer, info = open_model(chat_model(options.model))
     temperature = TEMPERATURE if options.temperature is None else options.temperature
     chat = Chat(model, tokenizer, temperature=temperature, top_p=options.top_p or TOP_P, seed=options.seed)
     if not info.get("instructions"):
-        stderr_line(f"{directory}: this model was pretrained only; it continues text more than it answers")
+        stderr_line("this model was pretrained only; it continues text more than it answers")
     if options.once is None:
         talk(chat)
     else:
         answer_once(chat, options.once)
+
+
+def run_web(options: argparse.Namespace) -> None:
+    from shared.app.engine import Engine
+    from shared.app.report import open_model
+    from shared.app.web import serve
+
+    model, tokenizer, _ = open_model(chat_model(options.model))
+    stderr_line(f"http://127.0.0.1:{options.port}    (Ctrl-C ends the server)")
+    serve(Engine(model, tokenizer), options.port)
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -345,6 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_sample(commands)
     add_chat(commands)
+    add_web(commands)
     add_export(commands)
     add_bare_train(commands)
     add_bare_sample(commands)
@@ -510,10 +527,19 @@ def add_sample(commands: Any) -> None:
     parser = add_command(
         commands, "sample", run_sample, "let a model continue a text",
         "sample --model models/pretrained --prompt 'One day,' --tokens 100 --seed 1",
+        "sample --model models/pretrained --temperature 1.5 --min-p 0.1",
         json_help="print prompt and continuation as JSON",
     )  # fmt: skip
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model directory")
     add_writing_options(parser)
+    parser.add_argument(
+        "--min-p", type=number_in(0, 1, open_low=True), metavar="P",
+        help="keep tokens of at least P times the likeliest one's probability (all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repetition-penalty", type=number_in(0, math.inf, open_low=True), metavar="X",
+        help="above 1, tokens that the text holds already become less likely (1)",
+    )  # fmt: skip
 
 
 def add_chat(commands: Any) -> None:
@@ -525,6 +551,15 @@ def add_chat(commands: Any) -> None:
     parser.add_argument("--once", type=unicode_text, metavar="TEXT", help="print one answer and leave")
     parser.add_argument("--seed", type=at_least(0), metavar="S", help="the same seed, the same answers")
     add_sampling_options(parser)
+
+
+def add_web(commands: Any) -> None:
+    parser = add_command(
+        commands, "web", run_web, "a page to talk to a model and look inside it, and an endpoint for OpenAI's clients",
+        "web", "web --model models/chat --port 8081",
+    )  # fmt: skip
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a model directory (models/chat, else the course's)")
+    parser.add_argument("--port", type=at_least(1), default=8080, metavar="N", help="on 127.0.0.1 (8080)")
 
 
 def add_export(commands: Any) -> None:

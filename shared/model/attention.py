@@ -1,11 +1,14 @@
 """Attention: how a token gathers what it needs from the tokens before it."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from shared.errors import CourseError
 from shared.text.embeddings import apply_rotary
@@ -60,6 +63,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return attention_weights(attention_scores(q, k), mask) @ v  # (..., Tq, K)
 
 
+def padded_causal_mask(queries: int, keys: int, starts: Tensor | None, device: torch.device) -> Tensor:
+    """The causal mask with the padding before each row's start hidden: (Tq, Tk), or (B, 1, Tq, Tk) with starts.
+
+    A padding token still sees itself: a row of the softmax with nothing to look at would be 0/0.
+    """
+    causal = causal_mask(queries, keys, device)  # (Tq, Tk)
+    if starts is None:
+        return causal
+    columns = torch.arange(keys, device=device)  # (Tk,)
+    itself = columns == columns[keys - queries :, None]  # (Tq, Tk)
+    real = columns >= starts[:, None]  # (B, Tk)
+    return (causal & real[:, None, None, :]) | itself  # (B, 1, Tq, Tk)
+
+
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """Cut the width into heads, and put the heads beside the batch: (B, T, H*K) -> (B, H, T, K)."""
     batch, tokens, width = x.shape
@@ -89,18 +106,98 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, enable_gqa=group > 1)
 
 
-def padded_causal_mask(queries: int, keys: int, starts: Tensor | None, device: torch.device) -> Tensor:
-    """The causal mask with the padding before each row's start hidden: (Tq, Tk), or (B, 1, Tq, Tk) with starts.
+class MultiHeadAttention(nn.Module):
+    """Causal self-attention with H heads side by side, as in GPT-2: (B, T, D) -> (B, T, D).
 
-    A padding token still sees itself: a row of the softmax with nothing to look at would be 0/0.
+    `dropout` acts in training only, on the weights and on the result. CourseError unless `width`, which is D, is a
+    multiple of `n_heads`. Source: "Attention Is All You Need" (Vaswani et al., 2017), section 3.2.2.
     """
-    causal = causal_mask(queries, keys, device)  # (Tq, Tk)
-    if starts is None:
-        return causal
-    columns = torch.arange(keys, device=device)  # (Tk,)
-    itself = columns == columns[keys - queries :, None]  # (Tq, Tk)
-    real = columns >= starts[:, None]  # (B, Tk)
-    return (causal & real[:, None, None, :]) | itself  # (B, 1, Tq, Tk)
+
+    def __init__(self, width: int, n_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % n_heads:
+            raise CourseError(f"width {width} cannot be split into {n_heads} equal heads: choose a multiple")
+        self.n_heads, self.dropout = n_heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)  # queries, keys and values in one matrix product
+        self.out = nn.Linear(width, width)
+        self.residual_dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Mix x (B, T, D). `mask`, (T, Tk) or (B, 1, T, Tk), is True where one may look; without one it is causal.
+
+        With a cache, the keys and values of this `layer` are stored there, and those of earlier calls are seen too.
+        """
+        q, k, v = split_heads(self.qkv(x), 3 * self.n_heads).chunk(3, dim=1)  # (B, H, T, K) each
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, H, Tk, K)
+        mixed = causal_attention(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, K)
+        return self.residual_dropout(self.out(merge_heads(mixed)))  # (B, T, D)
+
+
+class AttentionRecorder(TorchFunctionMode):
+    """Within `with AttentionRecorder() as recorder:`, every call of PyTorch's attention kernel leaves its weights,
+    (B, H, Tq, Tk), in `recorder.maps`.
+
+    The kernel never writes the weights down, so they are computed once more from its queries and keys. Only calls by
+    the thread that opened the recorder are heard.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            self.record(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def record(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        dropout: float = 0.0,
+        is_causal: bool = False,
+        enable_gqa: bool = False,
+    ) -> None:
+        """Keep the weights of one call; the arguments are the kernel's."""
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, Tk, K): shared keys, once for each query head
+        if is_causal:
+            mask = causal_mask(q.shape[2], k.shape[2], q.device)  # (Tq, Tk)
+        self.maps.append(attention_weights(attention_scores(q, k), mask))  # (B, H, Tq, Tk)
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, ids: Tensor) -> Tensor:
+    """Who looks at whom while a model reads ids (B, T): the weights of all layers and heads, (L, B, H, T, T).
+
+    Entry [l, b, h, i, j] is the share of its attention that token i gives to token j. Any model will do whose layers
+    call `causal_attention` and have equally many heads. Raises CourseError when no attention is heard.
+    """
+    was_training = model.training
+    model.eval()  # no dropout
+    try:
+        with AttentionRecorder() as recorder:
+            model(ids)
+    finally:
+        model.train(was_training)
+    if not recorder.maps:
+        raise CourseError("no attention was heard: the model has to call causal_attention in its layers")
+    return torch.stack(recorder.maps)  # (L, B, H, T, T)
+
+
+def induction_score(weights: Tensor, ids: Tensor) -> Tensor:
+    """How much of its attention each head gives to what followed the same token before: from 0 to 1, for every head.
+
+    weights (..., B, H, T, T) and ids (B, T) give (..., H): the mean over all queries whose token has occurred earlier
+    in the row (nan when there are none). Source: the "prefix matching score" of "In-context Learning and Induction
+    Heads" (Olsson et al., 2022).
+    """
+    same = ids[:, :, None] == ids[:, None, :]  # (B, T, T): is key j the same token as query i?
+    followed = F.pad(same[:, :, :-1], (1, 0)).tril()  # (B, T, T): is the token before key j?
+    looked = (weights * followed[:, None]).sum(dim=-1)  # (..., B, H, T)
+    return looked.sum(dim=(-3, -1)) / followed.any(dim=-1).sum()  # (..., H)
 
 
 class KVCache:
@@ -135,24 +232,15 @@ class KVCache:
         return padded_causal_mask(tokens, self.length + tokens, self.starts, device)
 
 
-class MultiHeadAttention(nn.Module):
-    """Causal self-attention with H heads side by side, as in GPT-2: (B, T, D) -> (B, T, D)."""
+def window_mask(queries: int, keys: int, window: int, device: torch.device | str | None = None) -> Tensor:
+    """True where a query may look when it sees `window` tokens: itself and the window - 1 before it.
 
-    def __init__(self, width: int, n_heads: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        if width % n_heads:
-            raise CourseError(f"width {width} cannot be split into {n_heads} equal heads: choose a multiple")
-        self.n_heads, self.dropout = n_heads, dropout
-        self.qkv = nn.Linear(width, 3 * width)  # queries, keys and values in one matrix product
-        self.out = nn.Linear(width, width)
-        self.residual_dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-
-    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0, mask: Tensor | None = None) -> Tensor:
-        q, k, v = split_heads(self.qkv(x), 3 * self.n_heads).chunk(3, dim=1)  # (B, H, T, K) each
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)  # (B, H, Tk, K)
-        mixed = causal_attention(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, K)
-        return self.residual_dropout(self.out(merge_heads(mixed)))  # (B, T, D)
+    The queries are the last of the keys, as in `causal_mask`. Returns a bool tensor (Tq, Tk): row i stands at position
+    Tk - Tq + i. Source: "Mistral 7B" (Jiang et al., 2023), section 2; "Longformer" (Beltagy et al., 2020), section 3.1.
+    """
+    query_positions = torch.arange(keys - queries, keys, device=device)[:, None]  # (Tq, 1)
+    distance = query_positions - torch.arange(keys, device=device)  # (Tq, Tk)
+    return (distance >= 0) & (distance < window)  # (Tq, Tk)
 
 
 class RotaryAttention(nn.Module):

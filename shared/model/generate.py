@@ -1,4 +1,4 @@
-"""From logits to text: temperature, top-k, top-p, sampling, and decoding with or without a cache."""
+"""From logits to text: filters, sampling, and decoding with or without a cache."""
 
 import math
 import secrets
@@ -42,6 +42,27 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
     return torch.empty_like(logits).scatter(-1, order, ordered)
 
 
+def min_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the tokens whose probability is at least p times the largest one; the others become -inf.
+
+    logits (..., V), p above 0 and up to 1. The most likely token always stays.
+    Source: "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024), section 3.
+    """
+    limit = logits.amax(dim=-1, keepdim=True) + math.log(p)  # (..., 1): a product of probabilities is a sum of logits
+    return logits.masked_fill(logits < limit, -math.inf)
+
+
+def penalise_repetition(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    """Make the tokens in ids less likely: their logits are divided by the penalty, negative ones multiplied.
+
+    logits (B, V), ids (B, T). A penalty of 1 changes nothing; how often a token occurs does not matter.
+    Source: "CTRL: A Conditional Transformer Language Model" (Keskar et al., 2019), section 4.1, which divides only.
+    """
+    written = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, True)  # (B, V)
+    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)  # (B, V)
+    return torch.where(written, penalised, logits)
+
+
 def sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """One token for each row by inverse transform: lay the probabilities end to end, see where the number falls.
 
@@ -65,11 +86,13 @@ def uniform_numbers(seed: int, step: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 takes the most likely one; top_k and top_p None keep everything."""
+    """How the next token is chosen. Temperature 0 takes the most likely one; None leaves a choice out."""
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
@@ -78,6 +101,10 @@ class Sampling:
             raise CourseError(f"top_k {self.top_k} is out of range: keep at least 1 token")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise CourseError(f"top_p {self.top_p} is out of range: use a number above 0 and up to 1")
+        if self.min_p is not None and not 0 < self.min_p <= 1:
+            raise CourseError(f"min_p {self.min_p} is out of range: use a number above 0 and up to 1")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < math.inf:
+            raise CourseError(f"repetition_penalty {self.repetition_penalty} is out of range: use 1 or a little more")
 
 
 def choose_tokens(logits: Tensor, sampling: Sampling, seed: int, step: int) -> Tensor:
@@ -91,6 +118,8 @@ def choose_tokens(logits: Tensor, sampling: Sampling, seed: int, step: int) -> T
         logits = top_k_filter(logits, sampling.top_k)
     if sampling.top_p is not None and sampling.top_p < 1:
         logits = top_p_filter(logits, sampling.top_p)
+    if sampling.min_p is not None:
+        logits = min_p_filter(logits, sampling.min_p)
     uniforms = uniform_numbers(seed, step, logits.shape[0]).to(logits.device)
     return sample(logits.softmax(dim=-1), uniforms)
 
@@ -115,6 +144,12 @@ class Window:
         """Write one new token (B,) behind each row."""
         self.ids[:, self.length] = tokens
         self.length += 1
+
+    def visible(self) -> Tensor:
+        """What the rows hold, (B, T). Columns that only a longer row has repeat the shorter row's newest token."""
+        ids = self.ids[:, self.first : self.length]  # (B, T)
+        columns = torch.arange(self.first, self.length, device=ids.device)  # (T,)
+        return torch.where(columns >= self.starts[:, None], ids, ids[:, -1:])  # (B, T)
 
 
 def open_window(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: LanguageModel) -> Window:
@@ -194,7 +229,10 @@ def write(
     try:
         for step in range(max_new_tokens):
             slide(window, model.config.context)
-            tokens = choose_tokens(next_logits(model, window), sampling, seed, step)  # (B,)
+            logits = next_logits(model, window)  # (B, V)
+            if sampling.repetition_penalty is not None:
+                logits = penalise_repetition(logits, window.visible(), sampling.repetition_penalty)
+            tokens = choose_tokens(logits, sampling, seed, step)  # (B,)
             if len(stops):
                 tokens = torch.where(stopped, window.ids[:, window.length - 1], tokens)
                 stopped |= torch.isin(tokens, stops)
@@ -214,6 +252,8 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
     stop_tokens: Sequence[int] = (),
     seed: int | None = None,
     use_cache: bool = True,
@@ -223,13 +263,14 @@ def generate(
     ids is a tensor (B, T) or a list of prompts, not necessarily of one length: shorter ones get zeros on the left,
     which the model does not see, so every row comes out as it would alone. A row that meets a stop token repeats it
     to the end, and n is smaller than max_new_tokens when all rows stop earlier. When the context is full, its last
-    half is kept and read again. The same seed gives the same tokens; rows draw independently.
+    half is kept and read again. The repetition penalty counts what the model sees, the prompt included. The same seed
+    gives the same tokens; rows draw independently.
     Raises CourseError for an empty prompt, one longer than the context, or a setting out of range.
     """
     prompts = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
     check_prompts(prompts, max_new_tokens, model)
     window = open_window(prompts, max_new_tokens, model)
-    sampling = Sampling(temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     for _ in write(model, window, max_new_tokens, sampling, stop_tokens, seed, use_cache):
         pass
     return window.ids[:, : window.length]  # (B, T + n)
@@ -243,6 +284,8 @@ def stream(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
     stop_tokens: Sequence[int] = (),
     seed: int | None = None,
     use_cache: bool = True,
@@ -255,5 +298,5 @@ def stream(
     prompts = [ids.tolist() if isinstance(ids, Tensor) else list(ids)]
     check_prompts(prompts, max_new_tokens, model)
     window = open_window(prompts, max_new_tokens, model)
-    sampling = Sampling(temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     return map(int, write(model, window, max_new_tokens, sampling, stop_tokens, seed, use_cache))

@@ -128,3 +128,16 @@ def init_gpt_weights(model: GPT) -> None:
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * model.config.n_layers))
         else:
             nn.init.normal_(parameter, std=0.02)
+
+
+def count_parameters(config: GPTConfig) -> int:
+    """How many numbers a GPT of these sizes learns, by formula: nothing is built.
+
+    The output layer is the token table again and counts once. Of the published sizes the smallest has 124,439,808.
+    """
+    width = config.width
+    tables = (config.vocab_size + config.context) * width
+    attention = (3 * width * width + 3 * width) + (width * width + width)  # qkv and out, each a matrix and a bias
+    feed_forward = (4 * width * width + 4 * width) + (4 * width * width + width)  # up and down
+    norm = 2 * width
+    return tables + config.n_layers * (attention + feed_forward + 2 * norm) + norm

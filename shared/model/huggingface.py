@@ -1,12 +1,13 @@
-"""Out into the world: our weights and tokenizer in the files that the transformers library loads.
+"""In from the world and out again: OpenAI's weights in our GPT, and our models in files that transformers loads.
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model = AutoModelForCausalLM.from_pretrained("exported")
 
-The library itself is not needed to write them: three JSON files and one safetensors file.
+The library itself is not needed, neither to read them nor to write them: JSON files and one safetensors file.
 """
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,13 +23,102 @@ from shared.model.modern import RECIPES, ModernConfig, ModernGPT
 from shared.text.bpe import BPETokenizer, list_merges
 from shared.text.template import ASSISTANT, END, END_OF_TEXT, SPECIAL_TOKENS
 
-MODEL_CLASSES = {"nanochat": "NanoChatForCausalLM", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
-# The chat template in Jinja, as transformers' apply_chat_template wants it: roles are "user" and "assistant".
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}" + END + "{% endfor %}"
-    "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
-)
+def gpt2_names(n_layers: int) -> dict[str, str]:
+    """Name of each of our tensors -> its name in OpenAI's files, as GPT2LMHeadModel has them, too."""
+    parts = {
+        "norm1": "ln_1",
+        "attention.qkv": "attn.c_attn",
+        "attention.out": "attn.c_proj",
+        "norm2": "ln_2",
+        "feed_forward.up": "mlp.c_fc",
+        "feed_forward.down": "mlp.c_proj",
+    }
+    names = {"token_embedding.weight": "wte.weight", "position_embedding.weight": "wpe.weight"}
+    names |= {f"final_norm.{kind}": f"ln_f.{kind}" for kind in ("weight", "bias")}
+    for layer in range(n_layers):
+        for ours, theirs in parts.items():
+            names |= {f"blocks.{layer}.{ours}.{kind}": f"h.{layer}.{theirs}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def turn_matrix(name: str, tensor: Tensor) -> Tensor:
+    """The tensor of that name in the other library's layout: GPT-2 stores the matrices of its blocks transposed,
+    (inputs, outputs). Embeddings and vectors stay as they are, and turning twice gives the same back."""
+    return tensor.T if name.startswith("blocks.") and tensor.ndim == 2 else tensor
+
+
+def read_gpt2_config(fields: Mapping[str, Any]) -> GPTConfig:
+    """Our config from the fields of a GPT-2's config.json. Raises CourseError for a model of another design."""
+    expected = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    for name, value in expected.items():
+        if fields.get(name) != value:
+            raise CourseError(f"its {name} is {fields.get(name)!r}, not {value!r}: only a GPT-2 fits into our GPT")
+    try:
+        sizes = (fields[name] for name in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"))
+        return GPTConfig(*sizes)
+    except KeyError as error:
+        raise CourseError(f"it does not say {error}") from None
+
+
+def fill_gpt(model: GPT, tensors: Mapping[str, Tensor]) -> None:
+    """Copy GPT-2's tensors, under OpenAI's names or transformers', into our model, name by name.
+
+    Tensors that we compute instead (the causal mask, the tied output layer) are passed over. Raises CourseError for
+    one that is missing or of another shape; the model is then unchanged.
+    """
+    theirs = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        source = gpt2_names(model.config.n_layers)[name]
+        if source not in theirs:
+            raise CourseError(f"the weights lack {source}: is the file complete?")
+        weights[name] = turn_matrix(name, theirs[source])
+        if weights[name].shape != parameter.shape:
+            shapes = f"{tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
+            raise CourseError(f"{source} has the shape {shapes}: do config and weights belong together?")
+    model.load_state_dict(weights)
+
+
+GPT2_FILES = ("config.json", "model.safetensors")
+
+
+def find_gpt2(source: str | Path) -> Path:
+    """The folder with GPT2_FILES: `source` itself, or what the Hugging Face hub has under that name.
+
+    From the hub the files are downloaded once, and kept. Raises CourseError when neither works.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        missing = [name for name in GPT2_FILES if not (folder / name).is_file()]
+        if missing:
+            raise CourseError(f"{folder} has no {missing[0]}: give a folder with {' and '.join(GPT2_FILES)}")
+        return folder
+    try:
+        from huggingface_hub import snapshot_download  # comes with transformers, and only a download needs it
+
+        return Path(snapshot_download(str(source), allow_patterns=list(GPT2_FILES)))
+    except Exception as error:  # the library raises a dozen kinds, from a wrong name to a network that is down
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CourseError(f"{source} is no folder here, and the hub did not give it ({reason})") from error
+
+
+def load_gpt2(source: str | Path = "openai-community/gpt2") -> GPT:
+    """GPT-2 with OpenAI's weights (or any others in that format) as our GPT, in evaluation mode.
+
+    source: a folder with config.json and model.safetensors, or a name on the Hugging Face hub, which needs the network
+    once (about 550 MB for the smallest). The tokenizer is `shared.text.bpe.gpt2_tokenizer`. Raises CourseError when
+    the files cannot be had or are no GPT-2.
+    """
+    folder = find_gpt2(source)
+    try:
+        model = GPT(read_gpt2_config(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+        fill_gpt(model, safetensors.torch.load_file(folder / "model.safetensors"))
+    except CourseError as error:
+        raise CourseError(f"{folder}: {error}") from None
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CourseError(f"{folder} cannot be read ({error}): is a file damaged?") from None
+    return model.eval()
 
 
 def gpt2_config(config: GPTConfig) -> dict[str, Any]:
@@ -51,101 +141,17 @@ def gpt2_config(config: GPTConfig) -> dict[str, Any]:
 
 
 def gpt2_weights(model: GPT) -> dict[str, Tensor]:
-    """Our tensors under GPT2LMHeadModel's names. GPT-2 stores its matrices transposed: (inputs, outputs)."""
-    parts = {
-        "norm1": "ln_1",
-        "attention.qkv": "attn.c_attn",
-        "attention.out": "attn.c_proj",
-        "norm2": "ln_2",
-        "feed_forward.up": "mlp.c_fc",
-        "feed_forward.down": "mlp.c_proj",
-    }
-    tensors: dict[str, Any] = {
-        "transformer.wte.weight": model.token_embedding.weight,
-        "transformer.wpe.weight": model.position_embedding.weight,
-        "transformer.ln_f.weight": model.final_norm.weight,
-        "transformer.ln_f.bias": model.final_norm.bias,
-    }
-    for layer, block in enumerate(model.blocks):
-        for ours, theirs in parts.items():
-            part: Any = block.get_submodule(ours)  # PyTorch types every part as a tensor or a module
-            tensors[f"transformer.h.{layer}.{theirs}.weight"] = part.weight.T if part.weight.ndim == 2 else part.weight
-            tensors[f"transformer.h.{layer}.{theirs}.bias"] = part.bias
-    return tensors
+    """Our tensors under GPT2LMHeadModel's names and in its layout."""
+    tensors = dict(model.named_parameters())
+    names = gpt2_names(model.config.n_layers)
+    return {f"transformer.{theirs}": turn_matrix(ours, tensors[ours]) for ours, theirs in names.items()}
 
 
-def recipe_name(config: ModernConfig) -> str:
-    """Which of RECIPES a config follows. Raises CourseError when no class of transformers can hold the model."""
-    for name, recipe in RECIPES.items():
-        soft_cap_fits = config.softcap is None or name == "nanochat"
-        if soft_cap_fits and all(getattr(config, part) == choice for part, choice in recipe.items()):
-            return name
-    raise CourseError(
-        f"no model class of transformers has norm={config.norm}, qk_norm={config.qk_norm}, "
-        f"feed_forward={config.feed_forward}, norm_embedding={config.norm_embedding} and softcap={config.softcap} "
-        f"together: to export, train one of {', '.join(RECIPES)}"
-    )
-
-
-def modern_config(config: ModernConfig) -> dict[str, Any]:
-    """The fields of transformers' NanoChatConfig, LlamaConfig or Qwen3Config."""
-    name = recipe_name(config)
-    fields = {
-        "architectures": [MODEL_CLASSES[name]],
-        "model_type": name,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden_width,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.key_heads,
-        "head_dim": config.columns_per_head,
-        "hidden_act": "relu2" if name == "nanochat" else "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
-        "attention_bias": False,
-        "tie_word_embeddings": config.tied,
-        "pad_token_id": None,
-    }
-    return fields | ({"final_logit_softcapping": config.softcap} if name == "nanochat" else {})
-
-
-def swap_halves(weight: Tensor, head_width: int) -> Tensor:
-    """Exchange the two halves of every head's rows in a query or key matrix (H*K, D).
-
-    NanoChat turns its pairs the other way round. With both halves exchanged, its turn does what ours does, and the
-    dot products stay the same.
-    """
-    first, second = weight.unflatten(0, (-1, head_width)).chunk(2, dim=1)  # (H, K/2, D) each
-    return torch.cat((second, first), dim=1).flatten(0, 1)  # (H*K, D)
-
-
-def modern_weights(model: ModernGPT) -> dict[str, Tensor]:
-    """Our tensors under the names that the NanoChat, Llama and Qwen3 classes share."""
-    name = recipe_name(model.config)
-    tensors: dict[str, Any] = {"model.embed_tokens.weight": model.token_embedding.weight}
-    block: Any
-    for layer, block in enumerate(model.blocks):
-        attention, feed_forward = block.attention, block.feed_forward
-        rows = [heads * attention.head_width for heads in attention.heads]
-        q, k, v = attention.qkv.weight.split(rows)  # (H*K, D), (H_kv*K, D), (H_kv*K, D)
-        if name == "nanochat":
-            q, k = swap_halves(q, attention.head_width), swap_halves(k, attention.head_width)
-        parts = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v}
-        parts["self_attn.o_proj"] = attention.out.weight
-        if name == "nanochat":
-            parts |= {"mlp.fc1": feed_forward.up.weight, "mlp.fc2": feed_forward.down.weight}
-        else:
-            gate, up = feed_forward.up.weight.chunk(2)  # (hidden, D) each
-            parts |= {"mlp.gate_proj": gate, "mlp.up_proj": up, "mlp.down_proj": feed_forward.down.weight}
-            parts |= {"input_layernorm": block.norm1.weight, "post_attention_layernorm": block.norm2.weight}
-        if name == "qwen3":
-            parts |= {"self_attn.q_norm": attention.q_norm.weight, "self_attn.k_norm": attention.k_norm.weight}
-        tensors |= {f"model.layers.{layer}.{part}.weight": tensor for part, tensor in parts.items()}
-    if name != "nanochat":
-        tensors["model.norm.weight"] = model.final_norm.weight
-    return tensors if model.config.tied else tensors | {"lm_head.weight": model.head.weight}
+# The chat template in Jinja, as transformers' apply_chat_template wants it: roles are "user" and "assistant".
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}" + END + "{% endfor %}"
+    "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
 
 
 def byte_characters() -> list[str]:
@@ -194,6 +200,93 @@ def tokenizer_config(tokenizer: BPETokenizer, context: int) -> dict[str, Any]:
     if all(name in tokenizer.special_tokens for name in SPECIAL_TOKENS):
         fields["chat_template"] = CHAT_TEMPLATE
     return fields
+
+
+MODEL_CLASSES = {
+    "nanochat": "NanoChatForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "mistral": "MistralForCausalLM",
+}
+
+
+def recipe_name(config: ModernConfig) -> str:
+    """Which of RECIPES a config follows. Raises CourseError when no class of transformers can hold the model."""
+    for name, recipe in RECIPES.items():
+        fits = config.softcap is None or name == "nanochat"
+        fits = fits and (config.window is None) == ("window" not in recipe)  # how wide a window is, is free
+        if fits and all(getattr(config, part) == choice for part, choice in recipe.items() if part != "window"):
+            return name
+    raise CourseError(
+        f"no model class of transformers has norm={config.norm}, qk_norm={config.qk_norm}, "
+        f"feed_forward={config.feed_forward}, norm_embedding={config.norm_embedding}, softcap={config.softcap} "
+        f"and window={config.window} together: to export, train one of {', '.join(RECIPES)}"
+    )
+
+
+def modern_config(config: ModernConfig) -> dict[str, Any]:
+    """The fields of transformers' NanoChatConfig, LlamaConfig, Qwen3Config or MistralConfig."""
+    name = recipe_name(config)
+    fields = {
+        "architectures": [MODEL_CLASSES[name]],
+        "model_type": name,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden_width,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.key_heads,
+        "head_dim": config.columns_per_head,
+        "hidden_act": "relu2" if name == "nanochat" else "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "attention_bias": False,
+        "tie_word_embeddings": config.tied,
+        "pad_token_id": None,
+    }
+    if name == "nanochat":
+        fields["final_logit_softcapping"] = config.softcap
+    if name == "mistral":
+        fields["sliding_window"] = config.window
+    return fields
+
+
+def swap_halves(weight: Tensor, head_width: int) -> Tensor:
+    """Exchange the two halves of every head's rows in a query or key matrix (H*K, D).
+
+    NanoChat turns its pairs the other way round. With both halves exchanged, its turn does what ours does, and the
+    dot products stay the same.
+    """
+    first, second = weight.unflatten(0, (-1, head_width)).chunk(2, dim=1)  # (H, K/2, D) each
+    return torch.cat((second, first), dim=1).flatten(0, 1)  # (H*K, D)
+
+
+def modern_weights(model: ModernGPT) -> dict[str, Tensor]:
+    """Our tensors under the names that the NanoChat, Llama, Qwen3 and Mistral classes share."""
+    name = recipe_name(model.config)
+    tensors: dict[str, Any] = {"model.embed_tokens.weight": model.token_embedding.weight}
+    block: Any
+    for layer, block in enumerate(model.blocks):
+        attention, feed_forward = block.attention, block.feed_forward
+        rows = [heads * attention.head_width for heads in attention.heads]
+        q, k, v = attention.qkv.weight.split(rows)  # (H*K, D), (H_kv*K, D), (H_kv*K, D)
+        if name == "nanochat":
+            q, k = swap_halves(q, attention.head_width), swap_halves(k, attention.head_width)
+        parts = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v}
+        parts["self_attn.o_proj"] = attention.out.weight
+        if name == "nanochat":
+            parts |= {"mlp.fc1": feed_forward.up.weight, "mlp.fc2": feed_forward.down.weight}
+        else:
+            gate, up = feed_forward.up.weight.chunk(2)  # (hidden, D) each
+            parts |= {"mlp.gate_proj": gate, "mlp.up_proj": up, "mlp.down_proj": feed_forward.down.weight}
+            parts |= {"input_layernorm": block.norm1.weight, "post_attention_layernorm": block.norm2.weight}
+        if name == "qwen3":
+            parts |= {"self_attn.q_norm": attention.q_norm.weight, "self_attn.k_norm": attention.k_norm.weight}
+        tensors |= {f"model.layers.{layer}.{part}.weight": tensor for part, tensor in parts.items()}
+    if name != "nanochat":
+        tensors["model.norm.weight"] = model.final_norm.weight
+    return tensors if model.config.tied else tensors | {"lm_head.weight": model.head.weight}
 
 
 def write_bytes(content: bytes, file: BinaryIO) -> None:

@@ -77,7 +77,10 @@ def relu_squared(x: Tensor) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """x times the logistic function of x, also called swish."""
+    """x times the logistic function of x, also called swish.
+
+    Source: "Gaussian Error Linear Units" (Hendrycks and Gimpel, 2016), section 2.
+    """
     return x * torch.sigmoid(x)
 
 

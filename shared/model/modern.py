@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import CourseError
-from shared.model.attention import KVCache, RotaryAttention
+from shared.model.attention import KVCache, RotaryAttention, window_mask
 from shared.model.gpt import LanguageModel, check_length, check_sizes
 from shared.model.layers import Block, ReLUSquared, RMSNorm, SwiGLU, WeightedRMSNorm, store_by_column
 from shared.text.embeddings import rotary_table
@@ -16,11 +16,18 @@ from shared.text.embeddings import rotary_table
 NORMS: dict[str, Callable[[int], nn.Module]] = {"rms": RMSNorm, "weighted_rms": WeightedRMSNorm}
 FEED_FORWARDS: dict[str, Callable[[int, int], nn.Module]] = {"relu_squared": ReLUSquared, "swiglu": SwiGLU}
 
-# Three published designs as settings: ModernConfig(**sizes, **RECIPES["llama"]). The first is the default.
+# Four published designs as settings: ModernConfig(**sizes, **RECIPES["llama"]). The first is the default.
 RECIPES: dict[str, dict] = {
     "nanochat": {"norm": "rms", "qk_norm": True, "feed_forward": "relu_squared", "norm_embedding": True},
     "llama": {"norm": "weighted_rms", "qk_norm": False, "feed_forward": "swiglu", "norm_embedding": False},
     "qwen3": {"norm": "weighted_rms", "qk_norm": True, "feed_forward": "swiglu", "norm_embedding": False},
+    "mistral": {
+        "norm": "weighted_rms",
+        "qk_norm": False,
+        "feed_forward": "swiglu",
+        "norm_embedding": False,
+        "window": 4096,
+    },
 }
 
 
@@ -28,7 +35,8 @@ RECIPES: dict[str, dict] = {
 class ModernConfig:
     """Sizes and parts of a ModernGPT.
 
-    `n_kv_heads` None means n_heads, `head_width` None means width / n_heads, `hidden` None means 4 * width.
+    `n_kv_heads` None means n_heads, `head_width` None means width / n_heads, `hidden` None means 4 * width, `window`
+    None lets a token see everything before it.
     """
 
     vocab_size: int
@@ -46,9 +54,10 @@ class ModernConfig:
     tied: bool = False
     softcap: float | None = None
     rotary_base: float = 10000.0
+    window: int | None = None
 
     def __post_init__(self) -> None:
-        check_sizes(self, "n_kv_heads", "head_width", "hidden")
+        check_sizes(self, "n_kv_heads", "head_width", "hidden", "window")
         for part, choices in ((self.norm, NORMS), (self.feed_forward, FEED_FORWARDS)):
             if part not in choices:
                 raise CourseError(f"{part!r} is no part of this model: choose one of {', '.join(choices)}")
@@ -101,7 +110,7 @@ class ModernGPT(LanguageModel):
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         tokens = check_length(ids, cache, self.config.context)
         start = 0 if cache is None else cache.length
-        mask = None if cache is None else cache.mask(tokens, ids.device)
+        mask = visible_keys(tokens, cache, self.config.window, ids.device)
         # Scores depend on distances alone, so rows that were padded on the left need no positions of their own.
         rotary = (self.cos[start : start + tokens], self.sin[start : start + tokens])  # (T, K/2) each
         x = self.embedding_norm(self.token_embedding(ids))  # (B, T, D)
@@ -119,6 +128,19 @@ def soft_cap(logits: Tensor, limit: float) -> Tensor:
     Source: "Gemma 2: Improving Open Language Models at a Practical Size" (Gemma Team, 2024), section 2.
     """
     return limit * torch.tanh(logits / limit)
+
+
+def visible_keys(tokens: int, cache: KVCache | None, window: int | None, device: torch.device) -> Tensor | None:
+    """Which keys the next `tokens` queries may see by causality, padding and window: (T, Tk) or (B, 1, T, Tk).
+
+    None when plain causality says it all: without a cache or a window, and while the text is no longer than the window.
+    """
+    mask = None if cache is None else cache.mask(tokens, device)
+    keys = tokens if cache is None else cache.length + tokens
+    if window is None or keys <= window:
+        return mask
+    narrow = window_mask(tokens, keys, window, device)  # (T, Tk)
+    return narrow if mask is None else mask & narrow
 
 
 def modern_block(config: ModernConfig) -> Block:

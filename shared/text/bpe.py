@@ -12,11 +12,14 @@ Sources: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare 
 Radford et al. (2019), "Language Models are Unsupervised Multitask Learners", section 2.2, for bytes and the pattern.
 """
 
+import base64
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
+from importlib.resources import files
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -337,6 +340,22 @@ def split_token(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]
 def list_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     """The merges behind the ranks, in the order in which they were learnt: the form other libraries store."""
     return [split_token(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
+
+
+GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+
+
+def gpt2_tokenizer() -> BPETokenizer:
+    """GPT-2's own tokenizer, 50,256 tokens and `<|endoftext|>`, from the file that comes with the course.
+
+    A line of the file holds a token's bytes in base64 and its rank. CourseError when the file has been changed.
+    Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), section 2.2; MIT licence.
+    """
+    content = files("shared.text").joinpath("gpt2.tiktoken").read_bytes()
+    if hashlib.sha256(content).hexdigest() != GPT2_SHA256:
+        raise CourseError("shared/text/gpt2.tiktoken is not the file that was published: restore it with git")
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, content.splitlines())}
+    return BPETokenizer(ranks, ["<|endoftext|>"])
 
 
 def bytes_to_text(token: bytes) -> str:

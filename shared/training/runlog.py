@@ -44,7 +44,7 @@ RATES = {
 GENTLE_RATES = {**RATES, "matrix_learning_rate": 0.003, "learning_rate": 0.007, "embedding_learning_rate": 0.03}
 
 # Two heads of 64 columns, where four of 32 would be usual at this width: with normalised queries and keys a narrow head
-# cannot look at one token alone (notebook 3.2). After 1,300 steps the loss was 2.3 nats a story above the floor, with
+# cannot look at one token alone (notebook 4.7). After 1,300 steps the loss was 2.3 nats a story above the floor, with
 # four of 32 it was 2.6; four of 64 reached 1.9, but made every step a quarter longer.
 PRESETS = {
     preset.name: preset

@@ -3,6 +3,44 @@
 WRONG_ANSWERS = {
     "6.1": [
         (
+            """def last_real(hidden, lengths):
+    return hidden[:, -1]""",
+            "behind a shorter text",
+        ),
+        (
+            """def last_real(hidden, lengths):
+    return hidden[torch.arange(len(hidden)), lengths]""",
+            "one column too far",
+        ),
+        (
+            """def last_real(hidden, lengths):
+    return hidden[:, lengths - 1]""",
+            "pair each row",
+        ),
+        (
+            """def last_real(hidden, lengths):
+    return hidden.mean(dim=1)""",
+            "the mean over all columns",
+        ),
+        (
+            """def last_real(hidden, lengths):
+    real = torch.arange(hidden.shape[1]) < lengths[:, None]
+    return (hidden * real[..., None]).sum(dim=1) / lengths[:, None]""",
+            "the mean over the real tokens",
+        ),
+        (
+            """def last_real(hidden, lengths):
+    return hidden[torch.arange(len(hidden)).flip(0), lengths.flip(0) - 1]""",
+            "rows are mixed up",
+        ),
+        (
+            """def last_real(hidden, lengths):
+    return hidden[:, lengths.max() - 1]""",
+            "in one column",
+        ),
+    ],
+    "6.2": [
+        (
             """def keep_what_fits(tokenizer, conversation, room):
     used = 0
     for kept, exchange in enumerate(conversation):
@@ -41,7 +79,7 @@ WRONG_ANSWERS = {
             "left out in the middle",
         ),
     ],
-    "6.2": [
+    "6.3": [
         (
             """def mask_questions(tokenizer, conversations, room):
     documents = [render_conversation(tokenizer, conversation)[0] for conversation in conversations]
@@ -94,7 +132,87 @@ WRONG_ANSWERS = {
             "more tokens than the room",
         ),
     ],
-    "6.3": [
+    "6.4": [
+        ("def forward(self, x):\n    return self.base(x)", "the correction has no effect"),
+        ("def forward(self, x):\n    return self.scale * (x @ self.A.T @ self.B.T)", "the frozen layer is missing"),
+        ("def forward(self, x):\n    return self.base(x) + x @ self.A.T @ self.B.T", "the scale, alpha / rank"),
+        (
+            "def forward(self, x):\n    return self.scale * (self.base(x) + x @ self.A.T @ self.B.T)",
+            "multiplies the frozen layer",
+        ),
+        (
+            "def forward(self, x):\n    return x @ (self.base.weight + self.scale * self.B @ self.A).T",
+            "the bias of the frozen layer is lost",
+        ),
+    ],
+    "6.5": [
+        (
+            "def merged_weight(layer):\n    return layer.base.weight + layer.scale * (layer.B @ layer.A).T",
+            "the correction is transposed",
+        ),
+        ("def merged_weight(layer):\n    return layer.scale * layer.B @ layer.A", "the frozen matrix is missing"),
+        ("def merged_weight(layer):\n    return layer.base.weight + layer.B @ layer.A", "the scale, alpha / rank"),
+        (
+            "def merged_weight(layer):\n    return layer.scale * (layer.base.weight + layer.B @ layer.A)",
+            "multiplies the frozen matrix",
+        ),
+        ("def merged_weight(layer):\n    return layer.base.weight", "does not do what the layer"),
+    ],
+    "6.6": [
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    return -logsigmoid(beta * (policy_chosen - policy_rejected))""",
+            "the reference is not used",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_rejected - reference_rejected) - (policy_chosen - reference_chosen)
+    return -logsigmoid(beta * gain)""",
+            "is the sign flipped?",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -beta * logsigmoid(gain)""",
+            "inside the sigmoid",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return 1 - (beta * gain).sigmoid()""",
+            "minus its logarithm",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -logsigmoid(beta * gain).mean()""",
+            "without a mean",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_chosen - reference_rejected) - (policy_rejected - reference_chosen)
+    return -logsigmoid(beta * gain)""",
+            "the reference's two are swapped",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -(beta * gain).sigmoid().log()""",
+            "use logsigmoid",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    gain = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -logsigmoid(gain)""",
+            "is it used?",
+        ),
+        (
+            """def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    return -logsigmoid(beta * (policy_chosen - reference_chosen))""",
+            "is it left out?",
+        ),
+    ],
+    "6.7": [
         (
             """def fit_prompt(tokenizer, history, message, room):
     ids = render_prompt(tokenizer, history, message)
@@ -156,7 +274,7 @@ WRONG_ANSWERS = {
             "raise a CourseError",
         ),
     ],
-    "6.4": [
+    "6.8": [
         (
             """def decode_stream(tokenizer, ids):
     for token in ids:
@@ -208,7 +326,7 @@ WRONG_ANSWERS = {
             "tell the decoder that it is the end",
         ),
     ],
-    "6.5": [
+    "6.9": [
         (
             """def wilson_interval(right, n, z=1.96):
     if n == 0:
@@ -255,6 +373,87 @@ WRONG_ANSWERS = {
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n)
     return max(0.0, middle - half), min(1.0, middle + half)""",
             "does not solve",
+        ),
+    ],
+    "6.10": [
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().max() / limit).clamp(min=1e-30).reshape(1, 1)
+    return torch.round(weight / scales).to(torch.int8), scales""",
+            "give each row its own",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.amax(dim=1, keepdim=True) / limit).clamp(min=1e-30)
+    return torch.round(weight / scales).to(torch.int32).to(torch.int8), scales""",
+            "take the largest absolute value, not the largest",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().amax(dim=1, keepdim=True) / limit).clamp(min=1e-30)
+    return (weight / scales).to(torch.int8), scales""",
+            "do not cut off",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().amax(dim=1, keepdim=True) / (limit + 1)).clamp(min=1e-30)
+    return torch.round(weight / scales).to(torch.int32).to(torch.int8), scales""",
+            "wrapped around to -128",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().amax(dim=0, keepdim=True) / limit).clamp(min=1e-30)
+    return torch.round(weight / scales).to(torch.int8), scales""",
+            "along dim=1",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = weight.abs().amax(dim=1, keepdim=True) / limit
+    return torch.round(weight / scales).to(torch.int8), scales""",
+            "clamp the scales",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-30)
+    return torch.round(weight / scales).to(torch.int8), scales""",
+            "is bits used?",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    if not 2 <= bits <= 8 or weight.ndim != 2 or not weight.isfinite().all():
+        raise CourseError("no")
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().amax(dim=1, keepdim=True) / limit).clamp(min=1e-30)
+    return torch.round(weight / scales), scales""",
+            "nothing is saved",
+        ),
+        (
+            """def quantize_rows(weight, bits=8):
+    limit = 2 ** (bits - 1) - 1
+    scales = (weight.abs().amax(dim=1, keepdim=True) / limit).clamp(min=1e-30)
+    return torch.round(weight / scales).to(torch.int8), scales""",
+            "was accepted",
         ),
     ],
 }

@@ -1,6 +1,7 @@
 """Checks of chapter 4: norms, an activation, the block, the GPT, the next token; and two functions in NumPy."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from shared.bare.tensor import Tensor as BareTensor
 from shared.course.checks import distinct_sizes, exercise, require, require_close, require_shape
 from shared.errors import CourseError
 from shared.model.attention import KVCache
+from shared.model.gpt import GPT, GPTConfig
 
 
 @exercise(
@@ -108,6 +110,9 @@ def gelu_tanh(function):
     z = 2 * torch.randn(*distinct_sizes(2))
     values = function(z.clone())
     require_shape(values, z.shape, "the result")
+    rough = z * torch.sigmoid(1.702 * z)
+    require(not torch.allclose(values, rough, atol=1e-5), "this is z σ(1.702 z), a rougher approximation than GPT-2's")
+    require(not torch.allclose(values, z * torch.sigmoid(z), atol=1e-5), "this is SiLU, z σ(z), and not GELU")
     far = function(torch.tensor([-8.0, 8.0]))
     require(abs(far[1] - 8) < 1e-3, "far to the right the result is not z: are the factors 0.5 and z both there?")
     require(abs(far[0]) < 1e-3, "far to the left the result is not 0: is the 1 in front of tanh there?")
@@ -282,6 +287,50 @@ def require_cached_gpt(function, ids, vocabulary, context, width):
 @exercise(
     "4.6",
     hints=(
+        "Make a list of the tensors in one block with their shapes: each weight is a matrix, and each has a bias.",
+        "A block: qkv 3D² + 3D, out D² + D, up 4D² + 4D, down 4D² + D, and two norms of 2D each.",
+        "(V + C) * D for the tables, plus L * (12 * D * D + 13 * D), plus 2 * D for the final norm.",
+    ),
+)
+def count_parameters(function):
+    heads, columns, layers = distinct_sizes(3, low=3)
+    places, words, width = 101 + columns, 211 + layers, heads * columns
+    config = GPTConfig(words, places, layers, heads, width)
+    answer = function(config)
+    require(
+        isinstance(answer, int) and not isinstance(answer, bool),
+        f"the result is of type {type(answer).__name__}: a count is a whole number (int)",
+    )
+    require(
+        function(replace(config, n_heads=1)) == answer,
+        "the count changes with the number of heads: heads share the width, they add no parameters",
+    )
+    deeper = function(replace(config, n_layers=layers + 1))
+    require(deeper != answer, "the count is the same for one block more: every block has its own parameters")
+    with torch.device("meta"):
+        off = answer - sum(parameter.numel() for parameter in GPT(config).parameters())
+    blocks = "a block is 4 norm vectors, 9D of biases and 12D² in matrices"
+    reasons = {
+        words * width: "V*D too many: the output layer is the token table again and counts once",
+        -words * width: "V*D too few: the token table is missing (as table and output it counts once)",
+        -places * width: "C*D too few: the table of positions is missing",
+        -2 * width: "2D too few: the final norm, a weight and a bias, is missing",
+        -width: "D too few: the final norm has a weight and a bias",
+        -9 * width * layers: "9D too few in each block: the biases are missing (3D, D, 4D and D)",
+        -5 * width * layers: "5D too few in each block: the biases of feed-forward, 4D and D, are missing",
+        -4 * width * layers: "4D too few in each block: the two norms (2D each) or attention's biases (3D and D)",
+        -2 * width * layers: "2D too few in each block: there are two norms, each with a weight and a bias",
+        -width * (2 * layers + 1): "D too few for each norm: a norm has a weight and a bias",
+        -4 * width**2 * layers: "4D² too few in each block: feed-forward is 8D², attention 4D²",
+        -(width**2) * layers: "D² too few in each block: attention's out is a matrix too, beside qkv with 3D²",
+        -2 * width**2 * layers: "2D² too few in each block: queries, keys and values have a matrix D² each",
+    }
+    require(off == 0, reasons.get(off, f"off by {off:+,} for {config}: go through it part by part; {blocks}"))
+
+
+@exercise(
+    "4.7",
+    hints=(
         "Which is the smallest logit that stays? Everything below it goes.",
         "`logits.topk(k, dim=-1).values` is sorted, largest first; take its last column, with its axis kept.",
         "`logits.masked_fill(logits < kth_largest, -math.inf)`, with k cut to `logits.shape[-1]` first.",
@@ -318,7 +367,7 @@ def top_k_filter(function):
 
 
 @exercise(
-    "4.7",
+    "4.8",
     hints=(
         "Sort first. For each token in the sorted order: what did the tokens before it hold together?",
         "`cumsum` minus the token's own probability is the sum before it. Drop where that already reaches p.",
@@ -358,7 +407,7 @@ def top_p_filter(function):
 
 
 @exercise(
-    "4.8",
+    "4.9",
     hints=(
         "Where does each token's stretch end? A running sum tells.",
         "Scale the number by the row's total; then look for the first end that lies above it.",
@@ -388,7 +437,310 @@ def sample(function):
 
 
 @exercise(
-    "4.9",
+    "4.10",
+    hints=(
+        "The limit differs from row to row: p times the row's own largest probability.",
+        "Compare in logarithms: p_i ≥ p · p_max says that z_i is at least the row's largest logit plus ln p.",
+        "`logits.masked_fill(logits < limit, -math.inf)`, with the limit as a column: `amax(dim=-1, keepdim=True)`.",
+    ),
+)
+def min_p_filter(function):
+    shares = torch.tensor([[0.1, 0.5, 0.05, 0.35], [0.3, 0.1, 0.4, 0.2]])
+    logits = shares.log() + torch.tensor([[4.0], [-2.0]])  # not normalised
+    kept, p = logits.clone(), 0.45
+    filtered = function(logits, p)
+    require_shape(filtered, (2, 4), "the result")
+    require(torch.equal(logits, kept), "the logits that were handed in have changed: work on a copy")
+    require(not (filtered == 0).any(), "what falls away is 0: that is a score like any other; -inf gives probability 0")
+    stay = filtered.isfinite()
+    require(
+        not torch.equal(stay, shares >= p),
+        "the limit is p itself: it is p times the largest probability, so that something always stays",
+    )
+    require(
+        not torch.equal(stay, logits >= p * kept.amax(dim=-1, keepdim=True)),
+        "p multiplies the largest logit: it is probabilities that are compared, and ln p is added to a logit",
+    )
+    require(
+        not torch.equal(stay, shares >= p * shares.max()),
+        "one limit for the whole batch: every row has its own largest probability",
+    )
+    require(not torch.equal(stay, shares < p * shares.amax(dim=-1, keepdim=True)), "the unlikely tokens stay: keep >=")
+    right = torch.tensor([[False, True, False, True], [True, False, True, True]])
+    require(
+        torch.equal(stay, right), "the kept tokens are not those of at least p times their row's largest probability"
+    )
+    require(torch.equal(filtered[right], kept[right]), "a logit that stays has changed its value")
+    tied = function(torch.tensor([[1.0, 3.0, 3.0]]), 1.0).isfinite().tolist()
+    require(tied != [[False] * 3], "with p = 1 nothing is left: *at least* p times the largest, so it stays itself")
+    require(tied == [[False, True, True]], "with p = 1, exactly the tokens stay that tie for the most likely")
+    cube = torch.randn(2, 3, 5)
+    require_shape(function(cube, 0.5), (2, 3, 5), "the result for logits (2, 3, 5)")
+
+
+@exercise(
+    "4.11",
+    hints=(
+        "Where do the new positions go? They begin at `self.length` and end at `self.length` + Tq.",
+        "`if layer == len(self.keys):` this layer speaks for the first time; `k.new_empty(...)` sets room aside.",
+        "`self.keys[layer][:, :, self.length : end] = k`, and return `self.keys[layer][:, :, :end]`; the same for v.",
+    ),
+)
+def extend(function):
+    batch, n_heads, head_width = distinct_sizes(3)
+    cache = KVCache(capacity=12)
+    said = [([], []), ([], [])]  # of each layer: all keys and all values so far
+    for tokens in (4, 1, 3):
+        for layer, (keys, values) in enumerate(said):
+            k, v = torch.randn(2, batch, n_heads, tokens, head_width)
+            keys.append(k)
+            values.append(v)
+            before = [id(store) for store in cache.keys]
+            result = function(cache, layer, k.clone(), v.clone())
+            require(
+                isinstance(result, tuple) and len(result) == 2, "return two tensors: all keys, and all values, so far"
+            )
+            _require_extended(cache, layer, result, (keys, values))
+            require(
+                before == [id(store) for store in cache.keys][: len(before)],
+                "the store has been built anew: set the room aside once, in a layer's first call, and write into it",
+            )
+        cache.length += tokens
+
+
+def _require_extended(cache, layer, result, said):
+    """One call of `extend` has stored the newest of what was said, and returned all of it."""
+    tokens = said[0][-1].shape[2]
+    before = sum(part.shape[2] for part in said[0]) - tokens
+    require(
+        cache.length == before, f"length went from {before} to {cache.length}: the model moves it, after all layers"
+    )
+    stores = [len(cache.keys), len(cache.values)]
+    expected_stores = 2 if before else layer + 1  # two layers speak in turn
+    require(stores == [expected_stores] * 2, f"after {expected_stores} layers there are {stores} stores: one for each")
+    names = ("keys", "values")
+    for name, tensor, parts in zip(names, result, said, strict=True):
+        expected = torch.cat(parts, dim=2)  # (B, H, Tk, K)
+        require(isinstance(tensor, torch.Tensor), f"the {name} that come back are no tensor")
+        found = tuple(tensor.shape)
+        wanted = tuple(expected.shape)
+        require(
+            found != (*wanted[:2], cache.capacity, wanted[3]),
+            f"the whole capacity of {cache.capacity} comes back, with room that nobody has filled: stop at length + Tq",
+        )
+        require(
+            not before or found != tuple(parts[-1].shape),
+            f"only the {tokens} new {name} come back: the queries need those of all {before + tokens} positions",
+        )
+        require(found == wanted, f"the {name} have shape {found}, not {wanted}: (B, H, length + Tq, K)")
+        news = tensor[:, :, before:]
+        require(
+            tokens == 1 or not torch.equal(news[:, :, 1:], parts[-1][:, :, :-1]),
+            f"the new {name} stand one place too far: the first of them belongs to position `length`, counted from 0",
+        )
+        require(
+            not before or torch.equal(tensor[:, :, :before], expected[:, :, :before]),
+            f"earlier {name} have changed: write behind them, from position `length` on",
+        )
+        require(torch.equal(news, parts[-1]), f"the new {name} are not at positions length to length + Tq - 1")
+    room = [cache.keys[layer].shape[2], cache.values[layer].shape[2]]
+    require(
+        room == [cache.capacity] * 2,
+        f"there is room for {room} positions, not for {cache.capacity}: without it, every token copies all of it",
+    )
+
+
+@exercise(
+    "4.12",
+    hints=(
+        "What distinguishes the tensors that are stored transposed: their shape, or where they stand in the model?",
+        "The matrices whose name begins with `blocks.` are turned; the embeddings have two axes as well and are not.",
+        '`tensor.T if name.startswith("blocks.") and tensor.ndim == 2 else tensor`',
+    ),
+)
+def turn_matrix(function):
+    width, vocab_size = distinct_sizes(2)
+    wide = torch.randn(3 * width, width)
+    turned = function("blocks.1.attention.qkv.weight", wide.clone())
+    require_shape(turned, (width, 3 * width), "a matrix (outputs, inputs) of a block")
+    require(
+        torch.equal(turned, wide.T),
+        "the shape is right, but the numbers are mixed up: reshape keeps their order, transposing swaps the axes",
+    )
+    square = torch.randn(width, width)
+    require(
+        torch.equal(function("blocks.0.attention.out.weight", square.clone()), square.T),
+        "a square matrix stays as it was: its shape does not betray that it has to be turned, its name does",
+    )
+    for name in ("token_embedding.weight", "position_embedding.weight"):
+        table = torch.randn(vocab_size, width)
+        require(
+            torch.equal(function(name, table.clone()), table),
+            "an embedding is turned: both libraries store a row for each token",
+        )
+    for name in ("blocks.0.norm1.weight", "blocks.0.feed_forward.up.bias", "final_norm.bias"):
+        vector = torch.randn(width)
+        require(torch.equal(function(name, vector.clone()), vector), "a vector has changed: it has nothing to turn")
+    back = function("blocks.1.attention.qkv.weight", function("blocks.1.attention.qkv.weight", wide.clone()))
+    require(torch.equal(back, wide), "turning twice does not give the same matrix back")
+
+
+@exercise(
+    "4.13",
+    hints=(
+        "How far behind a query does a key lie? Which distances are allowed with a window of 3?",
+        "Row i stands at position keys - queries + i; subtract a row of key positions from a column of those.",
+        "With `distance` (Tq, Tk): `(distance >= 0) & (distance < window)`.",
+    ),
+)
+def window_mask(function):
+    window, queries, extra = sorted(distinct_sizes(3, low=3, high=9))
+    keys = queries + extra
+    mask = function(queries, keys, window)
+    require(
+        getattr(mask, "shape", ()) != (keys, queries),
+        "rows and columns are exchanged: rows are queries, columns are keys",
+    )
+    require_shape(mask, (queries, keys), "the mask")
+    require(mask.dtype == torch.bool, f"the mask is {mask.dtype}, not bool: True where a query may look")
+    square = function(keys, keys, window)
+    require(
+        square[0].sum() <= 1 or square[-1].sum() > 1,
+        "the mask is transposed: the first token sees those that follow, the last only itself; rows are queries",
+    )
+    require(square.diagonal().any(), "no token sees itself: the window counts it, and True means that it may look")
+    require(
+        square.triu(1).sum() == 0,
+        "a token sees the future: a distance below the window is not enough, it must also not be negative",
+    )
+    require(square[-1].sum() != keys, "the last token sees everything: is the window used?")
+    seen = int(square[-1].sum())
+    require(seen != window + 1, "every token sees one too many: the window counts the token itself")
+    require(seen != window - 1, "every token sees one too few: itself and the window - 1 before it make window tokens")
+    require(square[-1, -window:].all(), f"with a window of {window}, the last token does not see the {window} newest")
+    require(seen == window, f"with a window of {window}, the last token sees {seen} tokens")
+    require(
+        not torch.equal(mask, square[:queries]),
+        f"{queries} new queries behind {extra} cached tokens look at the oldest keys: row i stands at Tk - Tq + i",
+    )
+    for row, position in enumerate(range(extra, keys)):
+        visible = mask[row].nonzero().flatten().tolist()
+        first = max(0, position - window + 1)
+        require(
+            visible == list(range(first, position + 1)),
+            f"with {extra} cached tokens and a window of {window}, row {row} sees {visible}, not {first} to {position}",
+        )
+    require(
+        function(1, keys, keys + 3, torch.device("cpu")).all(), "a window wider than the text hides nothing of the past"
+    )
+
+
+@exercise(
+    "4.14",
+    hints=(
+        "Who asks, and who answers? The result has one vector for each place of x.",
+        "`split_heads(self.q(x), self.n_heads)`; keys and values are the two halves of "
+        "`split_heads(self.kv(memory), 2 * self.n_heads)`.",
+        "`F.scaled_dot_product_attention(q, k, v, memory_mask[:, None, None, :])`, then merge_heads, then self.out.",
+    ),
+)
+def cross_forward(function):
+    heads, head_width, tokens, words, batch = distinct_sizes(5, low=3)
+    width = heads * head_width
+    module, twin = rigged_cross_attention(heads, width)
+    require_sides(function, module, batch, tokens, width)
+    x, memory = torch.randn(batch, tokens, width), torch.randn(batch, words, width)
+    everything = torch.ones(batch, words, dtype=torch.bool)
+    result = function(module, x, memory, everything)
+    require_shape(result, x.shape, "the result")
+    out, module.out = module.out, lambda joined: joined
+    joined = function(module, x, memory, everything)
+    require(
+        not torch.allclose(result, joined, atol=1e-5),
+        "the output projection is forgotten: without self.out each head can write to its own columns only",
+    )
+    require_close(result, out(joined), "self.out has to act on the merged heads, (B, T, D)", 1e-4)
+    right = twin()(x, memory, memory)[0]
+    apart = right.view(batch, tokens, heads, head_width).transpose(1, 2)  # (B, H, T, K)
+    mistakes = (
+        (apart.reshape(x.shape), "the heads are joined without a transpose, which mixes places: use merge_heads"),
+        (twin(scale=head_width**0.5)(x, memory, memory)[0], "the scores are not divided by sqrt(K), K the head width"),
+        (twin(scale=heads**-0.5)(x, memory, memory)[0], "the scores are divided by sqrt(D): a head has only K columns"),
+        (twin(scale=head_width**-0.5)(x, memory, memory)[0], "the scores are divided by sqrt(K) twice"),
+        (twin(swapped=True)(x, memory, memory)[0], "keys and values are swapped: kv gives the keys first"),
+    )
+    for wrong, diagnosis in mistakes:
+        require(not torch.allclose(joined, wrong, atol=1e-4), diagnosis)
+    require_close(joined, right, "with the same weights, torch.nn.MultiheadAttention gives other numbers", 1e-4)
+    mask = torch.arange(words) < torch.randint(1, words, (batch, 1))  # (B, S)
+    masked = function(module, x, memory, mask)
+    require_close(masked, twin()(x, memory, memory, key_padding_mask=~mask)[0], "the mask is not the key's", 1e-4)
+
+
+def rigged_cross_attention(heads, width):
+    """What CrossAttention.forward needs of `self`, with random weights; and what makes its twin, without `out`."""
+    q, kv, out = (torch.nn.Linear(width, columns).requires_grad_(False) for columns in (width, 2 * width, width))
+    for layer in (q, kv):
+        layer.weight.normal_(std=2 * width**-0.5)
+
+    def twin(scale=1.0, swapped=False):
+        other = torch.nn.MultiheadAttention(width, heads, batch_first=True).requires_grad_(False)
+        halves = [torch.cat((kv.weight, kv.bias[:, None]), dim=1)[half] for half in (slice(width), slice(width, None))]
+        joined = torch.cat((scale * torch.cat((q.weight, q.bias[:, None]), dim=1), *halves[:: -1 if swapped else 1]))
+        other.in_proj_weight.copy_(joined[:, :-1])
+        other.in_proj_bias.copy_(joined[:, -1])
+        other.out_proj.weight.copy_(torch.eye(width))
+        return other
+
+    return SimpleNamespace(n_heads=heads, q=q, kv=kv, out=out), twin
+
+
+def require_sides(function, module, batch, tokens, width):
+    """Queries must be of x, keys and values of the memory, the mask the memory's: tried where both are equally long."""
+    kv = torch.nn.Linear(width, 2 * width).requires_grad_(False)
+    kv.bias.zero_()
+    module = SimpleNamespace(n_heads=module.n_heads, q=module.q, kv=kv, out=lambda joined: joined)
+    x, memory = torch.randn(batch, tokens, width), torch.randn(batch, tokens, width)
+    everything = torch.ones(batch, tokens, dtype=torch.bool)
+    joined = function(module, x, memory, everything)
+    require(
+        getattr(joined, "shape", ()) != x.shape or joined.nan_to_num().any(),
+        "the real words are hidden: memory_mask is True where one may look, which is what the kernel wants",
+    )
+    require_shape(joined, x.shape, "the result")
+    require(
+        not torch.allclose(joined, function(module, x, torch.randn_like(memory), everything), atol=1e-5),
+        "the memory is never read: keys and values come from the memory, only the queries from x",
+    )
+    order = torch.arange(tokens).roll(1)
+    shuffled = function(module, x, memory[:, order], everything)
+    require(
+        not torch.allclose(shuffled, joined[:, order], atol=1e-4),
+        "the queries come from the memory: the decoder asks, so they are self.q(x)",
+    )
+    blank = function(module, x, torch.zeros_like(memory), everything)
+    require_close(blank, torch.zeros_like(x), "the values come from x: what the decoder gets is the memory's", 1e-4)
+    late = memory.clone()
+    late[:, -1] += 3
+    require(
+        not torch.allclose(function(module, x, late, everything)[:, 0], joined[:, 0], atol=1e-5),
+        "the first place does not see the last source word: the source is read whole, no causal mask belongs here",
+    )
+    require_close(shuffled, joined, "the keys come from x: they belong to the values, and are the memory's", 1e-4)
+    mask = torch.arange(tokens) < torch.arange(batch)[:, None] % (tokens - 1) + 1  # (B, T), at least one False a row
+    masked = function(module, x, memory, mask)
+    noisy = torch.where(mask[..., None], memory, memory + 3)
+    heard = not torch.allclose(function(module, x, noisy, mask)[mask], masked[mask], atol=1e-5)
+    empty = masked[~mask].isnan().all() or masked[~mask].abs().max() < 1e-6
+    require(
+        not (heard and empty),
+        "the mask hides places of x: it tells about the memory, the last axis of the scores (B, H, T, S)",
+    )
+    require(not heard, "the padding is heard: memory_mask is ignored")
+
+
+@exercise(
+    "4.15",
     hints=(
         "Flatten to rows (N, V); find the rows that count; a row's loss is ln(sum of exp z) - z[target].",
         "Subtract each row's maximum first. A row's gradient is p, less 1 at the target, over how many rows count.",
@@ -464,7 +816,7 @@ class Watched:
 
 
 @exercise(
-    "4.10",
+    "4.16",
     hints=(
         "Which columns has the model not read yet? That depends on `start` and on `cache.length`.",
         "Without a cache nothing has been read: 0. The logits for the next token stand at the last place.",

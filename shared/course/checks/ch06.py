@@ -4,8 +4,11 @@ import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 
-from shared.course.checks import distinct_sizes, exercise, require, require_close
+import torch
+
+from shared.course.checks import distinct_sizes, exercise, require, require_close, require_shape
 from shared.errors import CourseError
 from shared.text.bpe import BPETokenizer
 from shared.text.template import ASSISTANT, END, SPECIAL_TOKENS, USER
@@ -36,6 +39,45 @@ def answer_tokens(conversation: list[Said]) -> list[int]:
 
 @exercise(
     "6.1",
+    hints=(
+        "The last token of a text of n tokens stands in column n - 1. Which column is that in each row?",
+        "Two index tensors are read in pairs: hidden[rows, columns] takes one vector for each pair.",
+        "The rows are torch.arange(len(hidden)), the columns lengths - 1.",
+    ),
+)
+def last_real(function):
+    texts, width = distinct_sizes(2, low=3)
+    lengths = torch.randperm(9)[:texts] + 2  # (B,), all different, from 2 to 10
+    longest = int(lengths.max()) + 2  # even the longest text has filler behind it
+    hidden = torch.randn(texts, longest, width)
+    pooled = function(hidden.clone(), lengths.clone())
+    if isinstance(pooled, torch.Tensor) and pooled.shape == (texts, texts, width):
+        require(False, "every row gave a vector for every length, (B, B, D): pair each row with its own column")
+    require_shape(pooled, (texts, width), "the result")
+    rows = range(texts)
+    last = [int(length) - 1 for length in lengths]
+
+    def reads(columns, owners=rows):
+        return all(torch.allclose(pooled[b], hidden[o, c]) for b, o, c in zip(rows, owners, columns, strict=True))
+
+    require(not reads([longest - 1] * texts), "the last column was read: behind a shorter text that is filler")
+    require(not reads([column + 1 for column in last]), "one column too far: the last of n tokens stands at n - 1")
+    require(not reads([column - 1 for column in last]), "one column too early: the last of n tokens stands at n - 1")
+    require(not reads([0] * texts), "the first token was read: with causal attention it has seen nothing but itself")
+    require(not reads([min(last)] * texts) and not reads([max(last)] * texts), "all rows were read in one column")
+    for name, mean in (
+        ("all columns, filler included", hidden.mean(dim=1)),
+        ("the real tokens", torch.stack([hidden[row, : last[row] + 1].mean(dim=0) for row in rows])),
+    ):
+        require(not torch.allclose(pooled, mean, atol=1e-5), f"that is the mean over {name}: take one vector")
+    for row in rows:
+        owner = [other for other in rows if other != row and any((pooled[row] == v).all() for v in hidden[other])]
+        require(not owner, f"row {row} of the result comes from another text: rows are mixed up")
+        require_close(pooled[row], hidden[row, last[row]], f"row {row} is not the vector over that text's last token")
+
+
+@exercise(
+    "6.2",
     hints=(
         "How many tokens do the first exchange, the first two, the first three take?",
         "Add up the lengths of the exchanges one by one; what do you return when the sum first exceeds the room?",
@@ -70,7 +112,7 @@ def keep_what_fits(function):
 
 
 @exercise(
-    "6.2",
+    "6.3",
     hints=(
         "Which function of the template already knows which tokens belong to a response?",
         "For each conversation: shorten it, render it, and keep both lists if there is anything in them.",
@@ -106,8 +148,131 @@ def mask_questions(function):
     require(len(documents) == 1, "a long conversation whose first exchange fits should keep that exchange")
 
 
+def lora_layer(inputs: int, outputs: int, rank: int) -> SimpleNamespace:
+    """What a LoRALinear holds, with a correction that is not zero; the learner's function is all that is missing."""
+    A, B = torch.randn(rank, inputs), torch.randn(outputs, rank)
+    return SimpleNamespace(base=torch.nn.Linear(inputs, outputs), A=A, B=B, scale=0.3)
+
+
 @exercise(
-    "6.3",
+    "6.4",
+    hints=(
+        "The result is a sum of two terms. Which of them does `self.base` compute, bias and all?",
+        "x (..., in) times A transposed is (..., rank); times B transposed it is (..., out).",
+        "`self.base(x) + self.scale * (x @ self.A.T @ self.B.T)`",
+    ),
+)
+def forward(function):
+    batch, tokens, inputs, outputs, rank = distinct_sizes(5)
+    layer = lora_layer(inputs, outputs, rank)
+    x = torch.randn(batch, tokens, inputs)
+    result = function(layer, x.clone())
+    require_shape(result, (batch, tokens, outputs), "the result")
+    frozen = layer.base(x)
+    change = torch.einsum("ri,bti,or->bto", layer.A, x, layer.B)
+    require(not torch.allclose(result, frozen, atol=1e-5), "the correction has no effect: add what A and B make of x")
+    require(
+        not torch.allclose(result, layer.scale * change, atol=1e-4),
+        "the frozen layer is missing: the correction is added to what `self.base` makes of x",
+    )
+    require(not torch.allclose(result, frozen + change, atol=1e-4), "the scale, alpha / rank, is left out")
+    require(
+        not torch.allclose(result, layer.scale * (frozen + change), atol=1e-4),
+        "the scale multiplies the frozen layer, too: only the correction is scaled",
+    )
+    require(
+        not torch.allclose(result, frozen - layer.base.bias + layer.scale * change, atol=1e-4),
+        "the bias of the frozen layer is lost: call `self.base`, which adds it",
+    )
+    require_close(result, frozen + layer.scale * change, "the result is not base(x) + scale * B A x", tolerance=1e-4)
+
+
+@exercise(
+    "6.5",
+    hints=(
+        "The correction of x is scale * B (A x). Which matrix does the same in one product?",
+        "(out, rank) times (rank, in) is (out, in): the shape of the base's weight.",
+        "`layer.base.weight + layer.scale * layer.B @ layer.A`",
+    ),
+)
+def merged_weight(function):
+    size, rank = sorted(distinct_sizes(2))[::-1]
+    layer = lora_layer(size, size, rank)  # square, so that shapes betray nothing
+    weight = function(layer)
+    require_shape(weight, (size, size), "the merged matrix")
+    product = layer.B @ layer.A
+    require(
+        not torch.allclose(weight, layer.base.weight + layer.scale * product.T, atol=1e-5),
+        "the correction is transposed: B (out, rank) stands on the left of A (rank, in)",
+    )
+    require(not torch.allclose(weight, layer.scale * product, atol=1e-5), "the frozen matrix is missing from the sum")
+    require(not torch.allclose(weight, layer.base.weight + product, atol=1e-5), "the scale, alpha / rank, is left out")
+    require(
+        not torch.allclose(weight, layer.scale * (layer.base.weight + product), atol=1e-5),
+        "the scale multiplies the frozen matrix, too: only the correction is scaled",
+    )
+    x = torch.randn(3, size)
+    require_close(
+        x @ weight.T + layer.base.bias,
+        layer.base(x) + layer.scale * (x @ layer.A.T @ layer.B.T),
+        "the merged matrix does not do what the layer and its correction do together",
+        tolerance=1e-4,
+    )
+
+
+@exercise(
+    "6.6",
+    hints=(
+        "How many nats has each answer gained since training began? Subtract what the reference model says.",
+        "Beta times (the gain of the chosen answer less that of the rejected one) is the difference of two rewards.",
+        "The chance of winning is the sigmoid of that difference: return -logsigmoid(...), one number for each pair.",
+    ),
+)
+def dpo_loss(function):
+    pairs, ln2 = distinct_sizes(1, 4)[0], math.log(2)
+    chosen, rejected = -5 - 20 * torch.rand(2, pairs)
+    start = function(chosen, rejected, chosen, rejected, 0.3)
+    require(isinstance(start, torch.Tensor), "return a tensor with the loss of each pair")
+    require(start.shape != (), "one number came back for all pairs: return the loss of each, without a mean")
+    require_shape(start, (pairs,))
+    require(
+        not torch.allclose(start, torch.full((pairs,), 0.5), atol=1e-5),
+        "a policy equal to the reference gets 1/2, a chance: the loss is minus its logarithm",
+    )
+    require(
+        not torch.allclose(start, torch.full((pairs,), -ln2), atol=1e-5), "a negative loss: the minus sign is missing"
+    )
+    if not torch.allclose(start, torch.full((pairs,), ln2), atol=1e-5):
+        require(
+            not torch.allclose(function(chosen, rejected, chosen, rejected, 0.6), 2 * start, atol=1e-5),
+            "twice the beta gives twice the loss: beta stands inside the sigmoid, not in front of it",
+        )
+        longer = function(chosen - 3, rejected - 3, chosen, rejected, 0.3)
+        other = function(chosen, rejected, chosen - 3, rejected, 0.3)
+        require(
+            not (torch.allclose(longer, start, atol=1e-5) and torch.allclose(other, start, atol=1e-5)),
+            "the reference is not used: a policy that has not moved must get ln 2, whatever the answers are",
+        )
+        swapped = function(chosen, rejected, rejected, chosen, 0.3)
+        require(
+            not torch.allclose(swapped, torch.full((pairs,), ln2), atol=1e-5),
+            "the reference's two are swapped: compare the chosen answer with the reference's chosen one",
+        )
+        require(False, "a policy equal to the reference must get exactly ln 2 for every pair")
+    up = function(chosen + 2, rejected, chosen, rejected, 0.3)
+    require((up < ln2).all(), "a chosen answer that became more likely raises the loss: is the sign flipped?")
+    down = function(chosen, rejected - 2, chosen, rejected, 0.3)
+    require((down < ln2).all(), "a rejected answer that became less likely does not lower the loss: is it left out?")
+    steeper = function(chosen + 2, rejected, chosen, rejected, 0.6)
+    require(not torch.allclose(steeper, up, atol=1e-5), "another beta changes nothing: is it used?")
+    odds = torch.exp(-up) / (1 - torch.exp(-up))  # what the sigmoid makes of x has the odds e^x
+    require_close(odds.log() / 0.3, torch.full((pairs,), 2.0), "2 nats gained must give the odds e to the 2 beta", 1e-3)
+    far = function(chosen - 4000, rejected, chosen, rejected, 0.5)
+    require(torch.isfinite(far).all(), "the loss is infinite for a difference of 4000 nats: use logsigmoid")
+
+
+@exercise(
+    "6.7",
     hints=(
         "Try the whole history first. What is the next longest prompt that begins with a whole exchange?",
         "`history[left_out:]` for left_out = 0, 1, ..., len(history); return at the first prompt that fits.",
@@ -166,7 +331,7 @@ def fit_prompt(function):
 
 
 @exercise(
-    "6.4",
+    "6.8",
     hints=(
         "Which object can remember the bytes that are not yet a character, and tell incomplete from impossible?",
         "Make one decoder before the loop, with `errors='replace'`; yield what it gives back unless that is empty.",
@@ -204,7 +369,7 @@ def decode_stream(function):
 
 
 @exercise(
-    "6.5",
+    "6.9",
     hints=(
         "Solve (share - p)^2 = z^2 p (1 - p) / n for p: it is a quadratic equation, and its roots are the ends.",
         "With s = z^2/n: the middle is (share + s/2) / (1 + s).",
@@ -237,3 +402,75 @@ def wilson_interval(function):
             require_close(distance, 1.96 * deviation, "an end does not solve (share - p)^2 = z^2 p (1 - p) / n", 1e-6)
     narrow, wide = function(30, 60, 1.0), function(30, 60, 3.0)
     require(narrow[1] - narrow[0] < wide[1] - wide[0], "a larger z must give a wider interval: is z used?")
+
+
+@exercise(
+    "6.10",
+    hints=(
+        "Which number of a row must land on the largest code, L = 2^(bits - 1) - 1? Look at its size, not its sign.",
+        "`weight.abs().amax(dim=1, keepdim=True)` is (R, 1); divide it by L. What if it is 0?",
+        "Clamp the scales to at least a tiny positive number, then `torch.round(weight / scales).to(torch.int8)`.",
+    ),
+)
+def quantize_rows(function):
+    rows, columns = distinct_sizes(2, low=4)
+    weight = torch.randn(rows, columns)
+    weight[0, 0] = -5.0  # in this row the largest value is a negative one
+    weight[1, 1], weight[1, 2] = 4.0, -3.0
+    weight[2] *= 100.0
+    found = function(weight.clone())
+    require(isinstance(found, tuple) and len(found) == 2, "return two tensors, the codes and the scales")
+    codes, scales = found
+    require(
+        tuple(scales.shape) != (1, columns),
+        f"the scales are (1, {columns}), one for each column: the largest value is wanted along dim=1, for each row",
+    )
+    require(
+        scales.numel() == rows,
+        f"{scales.numel()} scale(s) for {rows} rows: a loud row would spoil the others; give each row its own",
+    )
+    require_shape(scales, (rows, 1), "the scales")
+    require_shape(codes, (rows, columns), "the codes")
+    require(codes.dtype == torch.int8, f"the codes are {codes.dtype}, not torch.int8: nothing is saved")
+    require(
+        not torch.allclose(scales.float(), weight.amax(dim=1, keepdim=True) / 127),
+        "a row with the weights -5 and 2 needs the scale 5/127: take the largest absolute value, not the largest",
+    )
+    back = codes.double() * scales.double()
+    require(
+        not (back * weight < -scales * weight.abs()).any(),
+        "a large weight came back with the wrong sign: its code was 128, did not fit and wrapped around to -128; "
+        "divide by 127",
+    )
+    error = (back - weight.double()).abs() / scales.double()
+    require(
+        error.max() <= 0.501 or (back.abs() > weight.abs() + 1e-4 * scales).any(),
+        f"a weight is off by {float(error.max()):.2f} steps, and all of them towards zero: round, do not cut off",
+    )
+    require(error.max() <= 0.501, f"a weight is off by {float(error.max()):.2f} steps: more than a half")
+    require(int(codes.min()) >= -127, "a code of -128: there is no +128 to go with it; let them go from -127 to 127")
+    require(
+        (codes.long().abs().amax(dim=1) == 127).all(),
+        "the largest weight of a row should get the code 127 or -127: a finer scale would do",
+    )
+    require_close(scales, weight.abs().amax(dim=1, keepdim=True) / 127, "a scale is not the row's largest |w| / 127")
+    few, _ = function(weight.clone(), 4)
+    require(int(few.abs().max()) == 7, f"with 4 bits the largest code is 7, not {int(few.abs().max())}: is bits used?")
+    silent = weight.clone()
+    silent[3] = 0.0
+    codes, scales = function(silent)
+    require(
+        scales.isfinite().all() and (scales > 0).all(),
+        "a row of zeros got a scale that is 0 or no number: dividing by it gives nan; clamp the scales",
+    )
+    require((codes[3] == 0).all(), "a row of zeros did not come back as zeros")
+    require(torch.equal(codes[:3], function(weight)[0][:3]), "a row of zeros changed the codes of the other rows")
+    broken = weight.clone()
+    broken[0, 1] = float("nan")
+    refused = ((weight, 9, "9 bits"), (weight, 1, "1 bit"), (weight[0], 8, "a vector"), (broken, 8, "a nan"))
+    for value, bits, what in refused:
+        try:
+            function(value, bits)
+        except CourseError:
+            continue
+        require(False, f"{what} was accepted: raise a CourseError that says what is wrong")
