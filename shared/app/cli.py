@@ -252,26 +252,28 @@ def run_sample(options: argparse.Namespace) -> None:
     sys.stdout.write("\n")
 
 
-def chat_model(given: Path | None) -> Path:
-    """The model to talk to: the one given, else the learner's own, else the one that comes with the course."""
+def open_chat_model(given: Path | None) -> tuple[Any, Any]:
+    """The model to talk to, and its tokenizer: those given, else the learner's own, else those of the course."""
+    from shared.app.report import open_model
+
     directory = given or (OWN_CHAT if OWN_CHAT.exists() else REFERENCE)
     if not directory.exists():
         raise CourseError(f"{directory}: there is no such model; `make run` (python -m shared run) trains one")
     if directory is REFERENCE:
         stderr_line("no models/chat yet: this is the model that comes with the course; `make run` trains your own")
-    return directory
+    model, tokenizer, info = open_model(directory)
+    if not info.get("instructions"):
+        stderr_line(f"{directory}: this model was pretrained only; it continues text more than it answers")
+    return model, tokenizer
 
 
 def run_chat(options: argparse.Namespace) -> None:
     from shared.app.chat import TEMPERATURE, TOP_P, Chat
-    from shared.app.report import open_model
     from shared.app.terminal import answer_once, talk
 
-    model, tokenizer, info = open_model(chat_model(options.model))
+    model, tokenizer = open_chat_model(options.model)
     temperature = TEMPERATURE if options.temperature is None else options.temperature
     chat = Chat(model, tokenizer, temperature=temperature, top_p=options.top_p or TOP_P, seed=options.seed)
-    if not info.get("instructions"):
-        stderr_line("this model was pretrained only; it continues text more than it answers")
     if options.once is None:
         talk(chat)
     else:
@@ -280,10 +282,9 @@ def run_chat(options: argparse.Namespace) -> None:
 
 def run_web(options: argparse.Namespace) -> None:
     from shared.app.engine import Engine
-    from shared.app.report import open_model
     from shared.app.web import serve
 
-    model, tokenizer, _ = open_model(chat_model(options.model))
+    model, tokenizer = open_chat_model(options.model)
     stderr_line(f"http://127.0.0.1:{options.port}    (Ctrl-C ends the server)")
     serve(Engine(model, tokenizer), options.port)
 

@@ -8,6 +8,7 @@ HTML and, between backquotes, as code.
 import codecs
 import os
 import secrets
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing leaves this machine
 
 import gradio as gr
+import uvicorn
 from fastapi import FastAPI
 
 from shared.app.chat import TEMPERATURE, TOP_P, Said
@@ -225,10 +227,6 @@ def build_site(engine: Engine) -> FastAPI:
 
 def serve(engine: Engine, port: int) -> None:
     """Serve page and endpoint on 127.0.0.1 until Ctrl-C. Raises CourseError when the port is taken."""
-    import socket
-
-    import uvicorn
-
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError as error:
