@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 RUN_OPTIONS := --corpus "$(CORPUS)" --preset $(PRESET) --seed $(SEED) \
-	$(if $(WORLD),--world "$(WORLD)") $(if $(FRESH),--fresh) $(if $(MINE),--mine)
+	$(if $(WORLD),--world "$(WORLD)") $(if $(HOURS),--hours $(HOURS)) $(if $(FRESH),--fresh) $(if $(MINE),--mine)
 
 .PHONY: help setup run test lint lab chat web record runs bench
 
@@ -20,7 +20,9 @@ help:
 	@echo "make run     the main job: corpus, tokenizer, pretraining, tuning, five questions"
 	@echo "             CORPUS=stories|stories-full|python-docs|python-code|FILE|FOLDER  WORLD=FILE.toml"
 	@echo "             or a download: CORPUS=tinyshakespeare|wikitext2|sms-spam|tinystories (and two more: run --help)"
-	@echo "             SEED=0  PRESET=tiny|laptop|desktop  FRESH=1 (give up an interrupted run)"
+	@echo "             CORPUS=text: TinyStories (tinystories-part) where it can be downloaded, else python-code"
+	@echo "             HOURS=2 (measure this machine, and choose the model's size and the steps for this time)"
+	@echo "             SEED=0  PRESET=tiny|laptop|wide|desktop  FRESH=1 (give up an interrupted run)"
 	@echo "             MINE=1 (with your solved exercises in the place of our functions)"
 	@echo "make chat    talk to the model that make run left, or to the one of the course (MODEL=DIR)"
 	@echo "make web     the same in the browser, with a look inside; and an endpoint (PORT=8080 MODEL=DIR)"
@@ -74,12 +76,15 @@ runs: $(INSTALLED)
 	cp models/reference/chat/* shared/reference/
 	$(PY) -m shared bench ladder --log runs/ladder.jsonl
 	OMP_NUM_THREADS=1 $(PY) -m shared scaling --log runs/scaling.jsonl
+	OMP_NUM_THREADS=1 $(PY) -m shared bench ablation --log runs/ablation.jsonl
+	$(PY) -m shared bench recipes --log runs/recipes.jsonl
 
 bench: $(INSTALLED)
 	$(PY) -m shared bench tokenizer
 	$(PY) -m shared bench generate
 	$(PY) -m shared bench pretrain
 	$(PY) -m shared bench bare
+	$(PY) -m shared bench recipes
 
 # All parts run even when one fails, and the line at the end says how long each took.
 test: $(INSTALLED)

@@ -29,6 +29,6 @@ def test_sharding_divides_the_memory_and_costs_traffic():
 def test_the_table_of_the_command(capsys):
     assert main(["presets", "--ranks", "8", "--parallel", "fsdp", "--on", "h100"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["tiny", "laptop", "desktop", "gpt2"]
+    assert [line.split(":")[0] for line in lines] == ["tiny", "laptop", "wide", "desktop", "gpt2"]
     assert "8 x " + HARDWARE["h100"].name in lines[-1] and "124.4 M parameters" in lines[-1]
     assert describe_needs(preset_needs("gpt2", 8, True, "h100")) == lines[-1]

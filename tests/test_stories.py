@@ -148,7 +148,7 @@ def test_heldout_pairs_never_occur_in_training(world, told):
 
 
 def test_the_entropy_is_well_above_that_of_a_list_of_templates(told):
-    assert statistics.mean(-story.log_p for story in told) > 45  # nats a story: e^45 equally likely stories
+    assert statistics.mean(-story.log_p for story in told) > 44  # nats a story: e^44 equally likely stories
     assert len({story.text for story in told}) == len(told)
 
 
@@ -213,7 +213,7 @@ def test_the_judge_says_where_a_story_stops_making_sense(world, told):
 def test_answers_are_in_the_text_that_was_read(world):
     lessons = world.reading_lessons(400, seed=0)
     read = [lesson[0].user.rpartition("\n")[0] for lesson in lessons]
-    assert 30 < sum(map(world.accepts, read)) < 70, "one lesson in eight is about a whole story"
+    assert abs(sum(map(world.accepts, read)) - len(read) / world.whole_lessons) < 20, "so many are whole"
     of_our_own = set(re.findall(r"\w+", "It To On In At By With was house birthday of the a an A An The About Into"))
     for text, lesson in zip(read, lessons, strict=True):
         for turn in lesson:

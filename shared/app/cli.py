@@ -20,6 +20,7 @@ from shared.errors import CourseError
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 OFFLINE = os.environ.get("HF_HUB_OFFLINE")  # as the user has it
+MOST_HOURS = 1000.0  # for a run: a slip of the finger is likelier than so much patience
 OWN_CHAT = Path("models/chat")  # where `make run` leaves the tuned model
 REFERENCE = Path(__file__).parent.parent / "reference"  # the tuned model that comes with the course
 
@@ -81,6 +82,13 @@ def stdout_line(text: str) -> None:
     print(text, flush=True)
 
 
+def close_progress_bars() -> None:
+    """End the lines of the bars that an error has left open, so that its message gets a line of its own."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
@@ -136,7 +144,8 @@ def recipe_from(options: argparse.Namespace) -> Any:
     from shared.app.pipeline import Recipe
 
     world = None if options.world is None else str(options.world)
-    return Recipe(str(options.corpus), options.stories, world, options.seed, options.preset, options.steps)
+    hours = getattr(options, "hours", None)  # of the main job alone
+    return Recipe(str(options.corpus), options.stories, world, options.seed, options.preset, options.steps, hours)
 
 
 def run_pretrain(options: argparse.Namespace) -> None:
@@ -152,7 +161,9 @@ def run_pretrain(options: argparse.Namespace) -> None:
             pretrain_on_shards(options.shards, options.out, options.preset, **sizes, **usual)
         else:
             from shared.app.pipeline import pretrain
+            from shared.corpora import settle_name
 
+            options.corpus = settle_name(options.corpus, stderr_line)
             recipe = recipe_from(options)
             pretrain(recipe, options.out, recipe.load_corpus(), **usual)
         if rank() == 0:
@@ -476,11 +487,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-PRESET_NAMES = ("tiny", "laptop", "desktop", "gpt2")  # runlog.PRESETS, without importing PyTorch to list them
+PRESET_NAMES = ("tiny", "laptop", "wide", "desktop", "gpt2")  # runlog.PRESETS, without importing PyTorch to list them
 CORPUS_HELP = (
     "stories, stories-full, python-docs, python-code, the path of a UTF-8 text file or of a folder of .txt and .md "
     "files, or a download (fetched once): "
-    "tinyshakespeare, wikitext2, wikitext2-valid, sms-spam, tinystories, tinystories-valid"
+    "tinyshakespeare, wikitext2, wikitext2-valid, sms-spam, tinystories, tinystories-part, tinystories-valid; "
+    "or text: tinystories-part where it can be had, else python-code"
 )
 
 
@@ -488,12 +500,16 @@ def add_run(commands: Any) -> None:
     parser = add_command(
         commands, "run", run_main_job, "the main job: from text to a model that answers five questions",
         "run", "run --corpus python-docs", "run --corpus tinyshakespeare", "run --corpus my_letters.txt --seed 1",
-        "run --corpus my_notes",
+        "run --corpus my_notes", "run --preset desktop --hours 2 --corpus text",
         json_help="print the figures as JSON; everything else goes to stderr",
     )  # fmt: skip
     parser.add_argument("--corpus", default="stories", metavar="NAME|FILE", help=CORPUS_HELP)
     parser.add_argument("--preset", choices=PRESET_NAMES, default="laptop", help="the size of everything (laptop)")
     parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="where to leave the models")
+    parser.add_argument(
+        "--hours", type=number_in(0, MOST_HOURS, open_low=True), metavar="H",
+        help="fit the job to this time: measures this machine, then chooses the model's size and the steps",
+    )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="give up a run that was interrupted, start anew")
     parser.add_argument("--mine", action="store_true", help="with your solved exercises in the place of our functions")
     add_text_options(parser, stories=None)
@@ -737,7 +753,8 @@ def add_bench(commands: Any) -> None:
         "bench tokenizer", "bench generate --json",
         json_help='print {"ours", "peer", "ratio", "settings"} for each measurement',
     )  # fmt: skip
-    parser.add_argument("what", choices=("tokenizer", "generate", "pretrain", "ladder", "bare"), help="what to measure")
+    what = ("tokenizer", "generate", "pretrain", "ladder", "bare", "recipes", "ablation")
+    parser.add_argument("what", choices=what, help="what to measure")
     parser.add_argument("--log", type=Path, metavar="FILE", help="write the figures to this .jsonl file, too")
     parser.add_argument("--data", metavar="FILE", help="a text file to measure on (text that every machine has)")
 
@@ -776,6 +793,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except CourseError as error:
+        close_progress_bars()
         stderr_line(f"error: {' '.join(str(error).split())}")
         return 2
     except Stopped as stopped:

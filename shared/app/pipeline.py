@@ -1,19 +1,17 @@
 """The main job and its stages: corpus -> tokenizer -> shard -> pretraining -> instruction tuning -> questions.
 
 Each stage is a function that a subcommand of the command line calls too. What decides the outcome of a run is in its
-`Recipe`: two runs with equal recipes on one machine end with equal weights.
+`Recipe`: two runs with equal recipes on one machine end with equal weights. A recipe in hours is the exception: what it
+comes to is measured, and kept in run.json for as long as the job is unfinished.
 """
 
-import copy
 import hashlib
 import json
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,12 @@ import torch
 
 from shared.app.progress import Say, watch
 from shared.app.report import corpus_of, open_model
+from shared.app.sizing import Sizes, count_parameters, fit_to_time, new_model, scaled, seconds_per_step
 from shared.app.summary import begin_text, on_one_line, summarize_stories, summarize_text
-from shared.corpora import Corpus, load_corpus
+from shared.corpora import STORY_WORLDS, Corpus, load_corpus, settle_name
 from shared.corpora.base import TOKENIZER_TEXT, excerpt
 from shared.errors import CourseError
 from shared.files import write_atomically
-from shared.memory import keep_freed_memory
 from shared.model.gpt import LanguageModel
 from shared.text.bpe import BPETokenizer
 from shared.text.loader import SHARD_FILE, Shard, write_shard
@@ -40,16 +38,15 @@ from shared.training.checkpoint import (
     load_resume,
     save_model,
 )
-from shared.training.device import best_device
 from shared.training.distributed import distribute, is_distributed, is_sharded, rank, require_even_shares, wait_for_all
 from shared.training.evaluate import document_loss
+from shared.training.own_data import BYTES_A_TOKEN
 from shared.training.runlog import Preset, RunLog, find_preset, machine_summary, versions
 from shared.training.sharded import FOLDER, load_sharded, remove_sharded, sharded_checkpoint_every, whole_weights
 from shared.training.train import (
     Batch,
     Run,
     TrainConfig,
-    TrainingInterrupted,
     sample_every,
     show_progress,
     train,
@@ -75,6 +72,11 @@ class Recipe:
     seed: int = 0
     preset: str = "laptop"
     steps: int | None = None  # of pretraining
+    hours: float | None = None  # for the whole job: steps and the model's size then follow from what the machine can do
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and self.steps is not None:
+            raise CourseError("the hours decide the number of steps: leave out one of --hours and --steps")
 
     def corpus_recipe(self) -> dict[str, Any]:
         """What training.json keeps, so that the same corpus can be loaded again."""
@@ -238,26 +240,6 @@ def train_sharded(
     return train(sharded, shard, config, every_step, state=state)
 
 
-def seconds_per_step(model: LanguageModel, shard: Shard | Callable[[int], Batch], config: TrainConfig) -> float:
-    """How long a step takes here, measured on a copy of the model that is thrown away."""
-    ends: list[float] = []
-    trial = replace(config, steps=4, warmup=0, decay=0)
-    try:
-        train(copy.deepcopy(model), shard, trial, [lambda run: ends.append(time.perf_counter())])
-    except TrainingInterrupted:  # it says "step 2 of 4", which would puzzle who pressed Ctrl-C
-        raise KeyboardInterrupt from None
-    return statistics.median(after - before for before, after in pairwise(ends))
-
-
-def scaled(options: dict[str, Any], steps: int | None) -> dict[str, Any]:
-    """A preset's training options for another number of steps: warm-up and decay keep their shares."""
-    if steps is None:
-        return options
-    factor = steps / options["steps"]
-    shares: dict[str, Any] = {key: round(options[key] * factor) for key in ("warmup", "decay") if key in options}
-    return {**options, **shares, "steps": steps}
-
-
 def stage_info(stage: Stage, history: Sequence[dict]) -> dict[str, Any]:
     """What training.json keeps of a stage: its options and its losses."""
     return {
@@ -299,15 +281,19 @@ def pretrain(
     log: Path | None = None,
     say: Say = print,
     parallel: str = "ddp",
+    sizes: Sizes | None = None,
 ) -> None:
     """Train a tokenizer and a model on the corpus and leave both in the model directory `out`.
 
-    Until the end, `out` holds resume.pt beside whatever model was there before. Raises TrainingInterrupted after
-    Ctrl-C, CourseError when there is nothing to resume or when it was begun with another recipe.
+    sizes: what to train in the place of the preset's model, and for how long. Until the end, `out` holds resume.pt
+    beside whatever model was there before. Raises TrainingInterrupted after Ctrl-C, CourseError when there is nothing
+    to resume or when it was begun with another recipe.
     """
     require_resumable(out, resume)
     say = first_rank(say)
     preset = find_preset(recipe.preset)
+    if sizes is not None:
+        preset = sizes.applied_to(preset)
     tokenizer = train_tokenizer(corpus, preset.vocab_size, recipe.seed)
     say(f"tokenizer: {tokenizer.vocab_size:,} tokens")
     torch.manual_seed(recipe.seed)
@@ -317,8 +303,8 @@ def pretrain(
         write_once(lambda: write_shard(folder, pretraining_documents(corpus, tokenizer, recipe.seed), None, context))
         shard = Shard.open(folder)
         config = pretraining_config(preset, recipe, corpus, shard)
-        sizes = {"architecture": preset.architecture, **asdict(model.config)}
-        origin = {"corpus": recipe.corpus_recipe(), "model": sizes, "rows_sha256": file_sha256(folder / SHARD_FILE)}
+        described = {"architecture": preset.architecture, **asdict(model.config)}
+        origin = {"corpus": recipe.corpus_recipe(), "model": described, "rows_sha256": file_sha256(folder / SHARD_FILE)}
         unseen = [render_story(tokenizer, text) for text in corpus.val[:WATCHED_TEXTS]]
         stage = Stage("pretraining", out, config, origin, preset.every, unseen, None)
         say(
@@ -332,6 +318,7 @@ def pretrain(
         "corpus_sha256": fingerprint(corpus),
         "preset": recipe.preset,
         "seed": recipe.seed,
+        "hours": recipe.hours,
         "parameters": count_parameters(model),
         "instructions": False,
         "versions": versions(),
@@ -347,17 +334,6 @@ def pretraining_config(preset: Preset, recipe: Recipe, corpus: Corpus, shard: Sh
     if steps is None and corpus.world is None:
         steps = min(preset.pretrain["steps"], max(1, MOST_EPOCHS * shard.n_rows // preset.pretrain["batch_size"]))
     return TrainConfig(**scaled(preset.pretrain, steps), seed=recipe.seed)
-
-
-def new_model(preset: Preset, vocab_size: int) -> LanguageModel:
-    """The untrained model of a preset, on the device that will train it."""
-    model_class, config_class = ARCHITECTURES[preset.architecture]
-    keep_freed_memory()
-    return model_class(config_class(vocab_size=vocab_size, **preset.model)).to(best_device())
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 # ----------------------------------------------------------------------------------------------- instruction tuning
@@ -417,15 +393,24 @@ def main_job(
     a CourseError unless `fresh`, so that nothing is lost by accident. After completion it starts anew.
     """
     pretrained, chat = models / "pretrained", models / "chat"
-    corpus = recipe.load_corpus()
+    begun = None if fresh else unfinished_job(models)
+    if begun is not None:
+        require_same(models, begun["settings"], asdict(recipe))
+    plan = begun["plan"] if begun else make_plan(recipe, say)
+    sizes = planned_sizes(plan)
+    stories = sizes.stories if sizes is not None and recipe.stories is None else recipe.stories
+    settled = replace(recipe, corpus=plan["corpus"], stories=stories)
+    corpus = settled.load_corpus()
     say(f"corpus: {len(corpus.train):,} texts, {corpus.train_bytes / 1e6:.1f} MB: {corpus.source}")
-    job = open_job(recipe, corpus, models, fresh)
+    job = open_job(models, begun, {**asdict(recipe), "sha256": fingerprint(corpus)}, plan)
     if "pretraining" not in job["done"]:
-        pretrain(recipe, pretrained, corpus, resume=(pretrained / RESUME).exists(), log=log, say=say)
+        resume = (pretrained / RESUME).exists()
+        pretrain(settled, pretrained, corpus, resume=resume, log=log, say=say, sizes=sizes)
         save_job(models, job, "pretraining")
     if corpus.world is not None and "tuning" not in job["done"]:
-        tuning_log = log and log.with_stem(f"{log.stem}-tuning")
-        finetune(pretrained, chat, corpus=corpus, resume=(chat / RESUME).exists(), log=tuning_log, say=say)
+        resume, tuning_log = (chat / RESUME).exists(), log and log.with_stem(f"{log.stem}-tuning")
+        steps = None if sizes is None else sizes.tuning_steps
+        finetune(pretrained, chat, corpus=corpus, steps=steps, resume=resume, log=tuning_log, say=say)
         save_job(models, job, "tuning")
     if corpus.world is None:
         figures = summarize_text(pretrained, corpus, recipe.seed, say)
@@ -436,30 +421,58 @@ def main_job(
     return figures
 
 
-def open_job(recipe: Recipe, corpus: Corpus, models: Path, fresh: bool) -> dict[str, Any]:
+def make_plan(recipe: Recipe, say: Say) -> dict[str, Any]:
+    """What the recipe leaves to this machine and this moment; a job that is resumed keeps what was decided first."""
+    name = settle_name(recipe.corpus, say)
+    if recipe.hours is None:
+        return {"corpus": name, "sizes": None}
+    preset, tuned, most_tokens = find_preset(recipe.preset), name in STORY_WORLDS, None
+    if not tuned:
+        most_tokens = MOST_EPOCHS * replace(recipe, corpus=name).load_corpus().train_bytes / BYTES_A_TOKEN
+    sizes = fit_to_time(preset, recipe.hours, say, tuned=tuned, most_tokens=most_tokens)
+    return {"corpus": name, "sizes": asdict(sizes)}
+
+
+def planned_sizes(plan: dict[str, Any]) -> Sizes | None:
+    """The sizes in a plan; None where they are the preset's."""
+    return None if plan["sizes"] is None else Sizes(**plan["sizes"])
+
+
+def open_job(
+    models: Path, begun: dict[str, Any] | None, settings: dict[str, Any], plan: dict[str, Any]
+) -> dict[str, Any]:
     """The record of the unfinished job in `models`, or that of a new one."""
-    settings = {**asdict(recipe), "sha256": fingerprint(corpus)}
-    job = None if fresh else unfinished_job(models)
-    if job is None:
-        for folder in (models / "pretrained", models / "chat"):
-            (folder / RESUME).unlink(missing_ok=True)
-        return save_job(models, {"settings": settings, "done": []})
-    changed = [f"{key} was {value}" for key, value in job["settings"].items() if settings.get(key) != value]
+    if begun is not None:
+        require_same(models, begun["settings"], settings)
+        return begun
+    for folder in (models / "pretrained", models / "chat"):
+        (folder / RESUME).unlink(missing_ok=True)
+    return save_job(models, {"settings": settings, "plan": plan, "done": []})
+
+
+def require_same(models: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Complain when an unfinished job was begun with other settings than these."""
+    changed = [f"{key} was {begun.get(key)}" for key, value in settings.items() if begun.get(key) != value]
     if changed:
         raise CourseError(
             f"{models}: there is an unfinished run with other settings ({', '.join(changed)}); "
             "finish it with those, or give it up with --fresh (make run FRESH=1)"
         )
-    return job
 
 
 def unfinished_job(models: Path) -> dict[str, Any] | None:
-    """What run.json says, or None where there is none that can be read."""
+    """What run.json says, or None where there is none; CourseError for one that cannot be read."""
+    path = models / RUN_FILE
     try:
-        job = json.loads((models / RUN_FILE).read_text(encoding="utf-8"))
-        return {"settings": dict(job["settings"]), "done": list(job["done"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        job = json.loads(path.read_text(encoding="utf-8"))
+        plan = job.get("plan", {"corpus": job["settings"]["corpus"], "sizes": None})  # older ones had none
+        planned_sizes(plan)
+        return {"settings": dict(job["settings"]), "plan": plan, "done": list(job["done"])}
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # not as if there were none: to begin anew would throw the checkpoints away
+        raise CourseError(f"{path} is damaged: give up its run with --fresh (make run FRESH=1)") from error
 
 
 def save_job(models: Path, job: dict[str, Any], done: str | None = None) -> dict[str, Any]:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from shared.corpora.base import Conversation, Corpus, Turn, Watch, World, silent
-from shared.corpora.downloads import DOWNLOADS, load_download
+from shared.corpora.downloads import DOWNLOADS, fetch, load_download
 from shared.errors import CourseError
 
 CORPORA = {
     "stories": "generated stories about a small world with known facts (the default; nothing to download)",
     "stories-small": "the same, by the name of their world",
-    "stories-full": "longer stories about a larger world: 46 plots, paragraphs, two tenses, lessons",
+    "stories-full": "stories about a larger world: 46 plots, paragraphs, two tenses, lessons",
     "python-docs": "the Python language reference that this Python carries: real prose",
     "python-code": "the sources of this Python's standard library: real code, about 10 MB",
 }
 
 STORY_WORLDS = {"stories": "small", "stories-small": "small", "stories-full": "full"}  # the base of each
 
-__all__ = ["CORPORA", "DOWNLOADS", "Conversation", "Corpus", "Turn", "Watch", "World", "load_corpus", "silent"]
+__all__ = [
+    "CORPORA", "DOWNLOADS", "STORY_WORLDS", "Conversation", "Corpus", "Turn", "Watch", "World", "load_corpus",
+    "settle_name", "silent",
+]  # fmt: skip
 
 
 def load_corpus(
@@ -36,7 +40,7 @@ def load_corpus(
     corpora alone; `watch` may show a progress bar. Raises CourseError when there is neither such a corpus nor such a
     file, and when a download is wanted that this machine neither has nor can fetch.
     """
-    name = str(name_or_path)
+    name = settle_name(str(name_or_path))
     if name in STORY_WORLDS:
         return _story_corpus(name, stories, seed, world, watch)
     if world is not None:
@@ -56,6 +60,22 @@ def load_corpus(
     from shared.corpora.files import load_file
 
     return load_file(name)
+
+
+def settle_name(name: str, say: Callable[[str], object] = lambda line: None) -> str:
+    """The corpus that `name` stands for: itself, but for "text" the best real text that can be had here and now.
+
+    That is the first part of TinyStories where it lies in the cache or can be downloaded, else python-code.
+    """
+    if name != "text":
+        return name
+    try:
+        for file in DOWNLOADS["tinystories-part"].files:
+            fetch(file)
+    except CourseError as error:
+        say(f"text: python-code, because {error}")
+        return "python-code"
+    return "tinystories-part"
 
 
 def _story_corpus(name: str, stories: int, seed: int, own_world: str | Path | None, watch: Watch) -> Corpus:

@@ -41,7 +41,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Download:
-    """A corpus made of one or two files. `cut` makes documents of a file; without `val`, `divide` splits them."""
+    """A corpus made of one or two files. `cut` makes documents of a file; without `val`, `divide` splits them.
+
+    `most`: so many bytes of the training file are read, up to the last whole document in them; None for all.
+    """
 
     about: str
     licence: str
@@ -49,6 +52,7 @@ class Download:
     val: RemoteFile | None = None
     cut: Callable[[str], list[str]] = lambda text: [text]
     divide: Callable[[list[str]], tuple[list[str], list[str]]] = lambda documents: every_nth(documents, 10)
+    most: int | None = None
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
@@ -104,6 +108,9 @@ _WIKITEXT_VALID = RemoteFile(
     "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
 )
 _TINYSTORIES = ("roneneldan/TinyStories", "6d02f92396f7e3e60c2251070b6e0b168568074b")
+_TINYSTORIES_TRAIN = RemoteFile(
+    "tinystories-train.txt", _hugging_face(*_TINYSTORIES, "TinyStoriesV2-GPT4-train.txt"), 2_230_000_000
+)
 _TINYSTORIES_VALID = RemoteFile(
     "tinystories-valid.txt", _hugging_face(*_TINYSTORIES, "TinyStoriesV2-GPT4-valid.txt"), 22_502_601
 )
@@ -146,11 +153,17 @@ DOWNLOADS = {
     "tinystories": Download(
         "2.7 million stories for small children, written by GPT-4 (Eldan and Li, 2023); wants 12 GB of memory",
         "CDLA-Sharing-1.0",
-        RemoteFile(
-            "tinystories-train.txt", _hugging_face(*_TINYSTORIES, "TinyStoriesV2-GPT4-train.txt"), 2_230_000_000
-        ),
+        _TINYSTORIES_TRAIN,
         _TINYSTORIES_VALID,
         cut=_stories,
+    ),
+    "tinystories-part": Download(
+        "the first 120 MB of it: as much as a desktop computer reads in some hours",
+        "CDLA-Sharing-1.0",
+        _TINYSTORIES_TRAIN,
+        _TINYSTORIES_VALID,
+        cut=_stories,
+        most=120_000_000,
     ),
     "tinystories-valid": Download(
         "the stories of its validation part alone", "CDLA-Sharing-1.0", _TINYSTORIES_VALID, cut=_stories
@@ -165,16 +178,29 @@ def load_download(name: str, cache: Path | None = None) -> Corpus:
     """
     download = DOWNLOADS[name]
     paths = [fetch(file, cache) for file in download.files]
-    texts = [download.cut(_read(path)) for path in paths]
+    texts = [download.cut(_read(path)) for path in paths[1:]]
+    texts.insert(0, _documents(download, paths[0]))
     train, val = texts if len(texts) == 2 else download.divide(texts[0])
     unknown = [f"{file.name} as it was when first fetched" for file in download.files if file.sha256 is None]
     source = f"{name}: {download.about}; {download.licence}" + (f" ({', '.join(unknown)})" if unknown else "")
     return Corpus(name, source, train, val)
 
 
-def _read(path: Path) -> str:
+def _documents(download: Download, path: Path) -> list[str]:
+    """The documents of the training file, or of its beginning: then without the last, which may not be whole."""
+    documents = download.cut(_read(path, download.most))
+    cut_short = download.most is not None and path.stat().st_size > download.most
+    return documents[:-1] if cut_short else documents
+
+
+def _read(path: Path, most: int | None = None) -> str:
+    """The text of a file, or its lines within the first `most` bytes."""
+    with path.open("rb") as handle:
+        raw = handle.read(-1 if most is None else most)
+    if most is not None and len(raw) == most:
+        raw = raw[: raw.rfind(b"\n") + 1]  # a character may have been cut in two
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise CourseError(f"{path}: not UTF-8 text (offset {error.start:,}); remove it and fetch it again") from None
 

@@ -140,9 +140,10 @@ LONG_LESSON, SHORT_LESSON = 6, 5  # questions, at the most
 
 
 def reading_lessons(world: World, n: int, seed: int, split: str) -> list[Conversation]:
-    """`n` stories with questions about them, one in eight whole and the others only begun.
+    """`n` stories with questions about them, one in `world.whole_lessons` whole and the others only begun.
 
     A fact is found in two sentences long before it is found in twenty: most texts are short, as in a child's reader.
+    But what a story teaches, and how it ended, can be asked of a whole story alone.
     """
     rng = random.Random(f"lessons {split} {seed}")
     own_words = {"Why", "Because"}.union(*(ask.words for ask in (*ABOUT_A_STORY, *world.asks)))
@@ -151,7 +152,7 @@ def reading_lessons(world: World, n: int, seed: int, split: str) -> list[Convers
         facts = facts_of(world, story, rng)
         questions = questions_about(world, story, facts, rng)
         text, limit = story.text, LONG_LESSON
-        if number % 8:
+        if number % world.whole_lessons:
             text, limit = beginning(story.text, rng.randint(1, 4)), SHORT_LESSON
             told = set(re.findall(r"\w+", text))
             known = own_words | ({facts["wrong"]["name"]} if "wrong" in facts else set())

@@ -103,6 +103,7 @@ class World:
         ]
         self.talk: dict = tables.get("talk", {})
         self.lessons: dict[str, dict[str, str]] = tables.get("lessons", {})
+        self.whole_lessons: int = tables.get("whole_lessons", 8)  # one lesson in so many is about a whole story
         self.asks = tuple(questions.read_ask(row, f"{name}, [[asks]]") for row in tables.get("asks", []))
         self.kinds = list(dict.fromkeys(character["kind"] for character in self.characters))
         self.plots = [self._plot(row) for row in tables["plots"]]
@@ -255,8 +256,9 @@ class World:
         rng = random.Random(seed)
         small = object.__new__(World)
         small.__dict__.update(
-            name=f"{self.name} reduced {seed}", fragments={}, uses=self.uses, talk={}, lessons={}, asks=()
-        )
+            name=f"{self.name} reduced {seed}", fragments={}, uses=self.uses, talk={}, lessons={}, asks=(),
+            whole_lessons=self.whole_lessons,
+        )  # fmt: skip
         small.kinds = rng.sample(self.kinds, 3)
         small.characters = [who for kind in small.kinds for who in self._of_kind[kind][:1]]
         small.places = rng.sample(self.places, 2)

@@ -35,6 +35,8 @@ PENDING = "pending.json"
 RESUME = "resume.pt"
 NEW = ".new"
 FORMAT = 1  # of the files; to be raised when a change makes older ones unreadable
+RESUME_PARTS = {"format", "config", "config_sha256", "state"}
+START_AGAIN = "start again without --resume (the main job: with --fresh, or make run FRESH=1)"
 
 ARCHITECTURES: dict[str, tuple[type, type]] = {"GPT": (GPT, GPTConfig), "ModernGPT": (ModernGPT, ModernConfig)}
 
@@ -79,13 +81,6 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove what `write_atomically` leaves when the process is killed while it writes: .NAME.(process id).tmp."""
-    for name in (RESUME, PENDING, TOKENIZER + NEW):
-        for path in directory.glob(f".{name}.*.tmp"):
-            path.unlink(missing_ok=True)
-
-
 def roll_forward(directory: Path) -> None:
     """Finish an interrupted save: move the files that pending.json lists over their targets.
 
@@ -113,7 +108,6 @@ def replace_together(directory: Path, writers: dict[str, Callable[[Path], object
     new_files = {name: directory / (name + NEW) for name in writers}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(directory)
         with suppress(CourseError):  # a directory that is beyond repair may be saved over
             roll_forward(directory)
         digests = {}
@@ -271,7 +265,6 @@ def save_resume(directory: str | Path, state: dict, config: dict) -> None:
     content = {"format": FORMAT, "config": config, "config_sha256": sha256(to_json(config)), "state": state}
     buffer = io.BytesIO()  # in memory first, so that any error of the disk is Python's own OSError
     torch.save(content, buffer)
-    remove_leftovers(Path(directory))
     write_atomically(Path(directory) / RESUME, lambda handle: handle.write(buffer.getbuffer()))
 
 
@@ -286,9 +279,9 @@ def load_resume(directory: str | Path, config: dict) -> dict:
     except FileNotFoundError as error:
         raise CourseError(f"{path} does not exist: there is nothing to resume, start without --resume") from error
     except Exception as error:  # zipfile, torch and pickle each have their own words for a damaged file
-        raise CourseError(f"{path} is damaged: start again without --resume") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CourseError(f"{path} is damaged or not of format {FORMAT}: start again without --resume")
+        raise CourseError(f"{path} is damaged: {START_AGAIN}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= RESUME_PARTS:
+        raise CourseError(f"{path} is damaged or not of format {FORMAT}: {START_AGAIN}")
     different = differences(content["config"], json.loads(to_json(config)))
     if different:
         what = "; ".join(different)

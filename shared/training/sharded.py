@@ -32,7 +32,10 @@ def save_sharded(directory: str | Path, run: Run, config: dict) -> None:
     folder = Path(directory) / FOLDER
     name = f"step-{run.step:08}"
     weights, averages = get_state_dict(run.model, run.optimizers)
-    dcp.save({"model": weights, "optimizers": averages}, checkpoint_id=folder / name)
+    try:
+        dcp.save({"model": weights, "optimizers": averages}, checkpoint_id=folder / name)
+    except (OSError, CheckpointException) as error:  # on all ranks, whichever could not write
+        raise CourseError(f"cannot save in {folder}: if the disk is full, free some space and --resume") from error
     wait_for_all()
     if rank() == 0:
         latest = {"format": FORMAT, "folder": name, "step": run.step, "config": config, "history": run.history}
