@@ -299,6 +299,7 @@ def test_a_learners_world_is_told_read_and_asked_about(tmp_path):
         ('[[plots]]\nname = "p"\nuse = "magic"\nstory = "Once."', "no thing has the use 'magic'"),
         ('[[plots]]\nname = "p"\nstory = "<opening> {dragon} <ending>"', "nothing is known as {dragon.name}"),
         ('[[plots]]\nname = "p"', "needs a name and a story"),
+        ("whole_lessons = 0", "whole_lessons is 0"),
     ],
 )
 def test_a_broken_world_file_is_refused_in_one_line(tmp_path, text, complaint):

@@ -8,6 +8,7 @@ one as long as the baseline takes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
@@ -36,7 +37,7 @@ SEEDS = (0, 1, 2)
 TIME_BOUND = 7.0  # the baseline's time over ours, to the same loss
 LOSS_BOUND = 1.55  # nats a character, after the same time
 SLICE = 20  # steps of the baseline between two turns
-PAUSE = 30.0
+PAUSE = 30.0  # times the usual length: such a step was interrupted
 
 BASELINE_SIZES = {"context": CONTEXT, "n_layers": 4, "n_heads": 4, "width": 128}
 BASELINE = TrainConfig(
@@ -106,6 +107,12 @@ def load_characters(data: str | Path | None = None) -> Characters:
     return Characters(int(ids.max()) + 1, ids[:split], ids[split:])
 
 
+@lru_cache(maxsize=4)
+def window_shift(seed: int, epoch: int) -> int:
+    """By how many characters the windows of an epoch are shifted: once an epoch, not once a row of every batch."""
+    return int(np.random.default_rng([seed, epoch]).integers(CONTEXT))
+
+
 def batch_of(characters: Characters, step: int, batch_size: int, seed: int) -> Batch:
     """The rows at a step, inputs and targets (B, T): the same endless list of windows for every recipe.
 
@@ -114,7 +121,7 @@ def batch_of(characters: Characters, step: int, batch_size: int, seed: int) -> B
     room = len(characters.train) - CONTEXT - 1
     windows = room // CONTEXT
     epochs = np.arange(step * batch_size, (step + 1) * batch_size) // windows  # (B,)
-    shifts = np.array([np.random.default_rng([seed, int(epoch)]).integers(CONTEXT) for epoch in epochs])  # (B,)
+    shifts = np.array([window_shift(seed, int(epoch)) for epoch in epochs])  # (B,)
     starts = CONTEXT * rows_of_step(step, batch_size, windows, seed) + shifts  # (B,)
     rows = characters.train[torch.from_numpy(starts)[:, None] + torch.arange(CONTEXT + 1)]  # (B, T + 1)
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

@@ -330,6 +330,9 @@ def _require_tables(tables: dict, name: str) -> None:
     for key in ("lists", "characters", "places", "uses", "things", "plots"):
         if not tables.get(key):
             raise CourseError(f"{name}: the table '{key}' is missing or empty: see worlds/small.toml for its form")
+    whole = tables.get("whole_lessons", 1)
+    if not isinstance(whole, int) or whole < 1:
+        raise CourseError(f"{name}: whole_lessons is {whole!r}: one lesson in so many is whole, so use 1 or more")
     shapes = {"characters": ("kind",), "places": ("name", "at")}
     for table, keys in shapes.items():
         for row in tables[table]:
