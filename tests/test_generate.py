@@ -25,6 +25,7 @@ from shared.model.generate import (
     Sampling,
     apply_temperature,
     choose_tokens,
+    direct_access,
     generate,
     logits_from_cache,
     logits_from_scratch,
@@ -265,6 +266,49 @@ def test_stream_ends_with_the_stop_token():
     model = MODELS["modern"]
     tokens = list(stream(model, [1, 2], 20, seed=4))
     assert list(stream(model, [1, 2], 20, seed=4, stop_tokens=[tokens[6]])) == tokens[: tokens.index(tokens[6]) + 1]
+
+
+def direct_names(model):
+    """The parts and weights that are plain attributes of their modules just now."""
+    return [name for part in model.modules() for name in (*part._parameters, *part._modules) if name in vars(part)]
+
+
+@every_model
+def test_direct_access_ends_with_the_text_however_that_ends(model):
+    usual = model(torch.tensor([[1, 2]]))
+    tokens = stream(model, [1, 2], 5, seed=0)
+    next(tokens)
+    assert {"blocks", "qkv", "weight"} <= set(direct_names(model))
+    tokens_of_another = list(stream(model, [1, 2], 3, seed=0))  # it ends first, and takes the attributes with it
+    assert [*tokens][:2] == tokens_of_another[1:]
+    assert direct_names(model) == []
+    assert torch.equal(model(torch.tensor([[1, 2]])), usual)
+    with pytest.raises(RuntimeError, match="on purpose"), direct_access(model):
+        assert direct_names(model)
+        raise RuntimeError("on purpose")
+    assert direct_names(model) == []
+
+
+def test_a_part_that_is_replaced_while_a_text_is_written_is_used_at_once():
+    model = random_model("gpt")
+    tokens = stream(model, [1, 2], 3, temperature=0)
+    next(tokens)
+
+    class OnlyToken7(torch.nn.Module):
+        def forward(self, x):
+            return 1000 * model.token_embedding.weight[7].expand_as(x)
+
+    with torch.no_grad():
+        model.token_embedding.weight[7] = 3.0  # larger than all others: its own score is then the highest
+    model.final_norm = OnlyToken7()
+    assert list(tokens) == [7, 7] and direct_names(model) == []
+
+
+def test_what_is_written_serves_in_training():
+    model = random_model("gpt")
+    ids = generate(model, [[1, 2, 3]], 4, seed=0)  # outside of inference mode again: an embedding may keep them
+    model(ids).sum().backward()
+    assert model.token_embedding.weight.grad.abs().sum() > 0
 
 
 @every_model

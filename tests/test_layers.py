@@ -25,7 +25,7 @@ from shared.model.layers import (
     relu_squared,
     rms_norm,
     silu,
-    store_by_column,
+    store_by_long_side,
 )
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
@@ -214,14 +214,26 @@ def test_dropout_acts_in_training_only():
     assert (layer(x) != 0).all()
 
 
-def test_storing_by_column_changes_the_order_in_memory_only():
+def test_storing_by_long_side_changes_the_order_in_memory_only():
     layer, x = SwiGLU(5, 11), torch.randn(2, 3, 5)
     weights, before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}, layer(x)
-    store_by_column(layer)
+    store_by_long_side(layer)
     assert layer.up.weight.shape == (22, 5) and layer.up.weight.stride() == (1, 22)
+    assert layer.down.weight.shape == (5, 11) and layer.down.weight.stride() == (11, 1)
     assert torch.allclose(layer(x), before, atol=1e-6)
     layer(x).sum().backward()
     assert layer.up.weight.grad.stride() == (1, 22)  # so that optimizers walk both in the same order
     layer.load_state_dict(weights)
     assert layer.up.weight.stride() == (1, 22)
     assert torch.equal(layer.down.weight, weights["down.weight"])
+    layer.down.weight.data = layer.down.weight.data.T.contiguous().T
+    store_by_long_side(layer)
+    assert layer.down.weight.stride() == (11, 1) and torch.equal(layer.down.weight, weights["down.weight"])
+
+
+def test_a_table_that_is_multiplied_with_is_stored_by_its_long_side_and_others_are_not():
+    model = nn.ModuleDict({"tokens": nn.Embedding(9, 4), "positions": nn.Embedding(9, 4)})
+    tokens = model["tokens"].weight.clone()
+    store_by_long_side(model, model["tokens"])
+    assert model["tokens"].weight.stride() == (1, 9) and model["positions"].weight.stride() == (4, 1)
+    assert torch.equal(model["tokens"].weight, tokens)

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from torch import nn
 
 from shared.errors import CourseError
-from shared.model.layers import store_by_column
+from shared.model.layers import store_by_long_side
 from shared.model.shapes import broadcast_shape, contiguous_strides
 
 FEW = settings(max_examples=100, deadline=None)
@@ -31,11 +31,11 @@ def test_an_index_times_the_strides_is_the_place_in_memory(shape, chance):
     assert x[index] == sum(i * stride for i, stride in zip(index, contiguous_strides(shape), strict=True))
 
 
-def test_weights_stored_by_column_have_the_strides_of_their_transpose():
-    layer = nn.Linear(5, 3)
-    assert layer.weight.stride() == contiguous_strides((3, 5)) == (5, 1)
-    store_by_column(layer)
-    assert layer.weight.stride() == contiguous_strides((5, 3))[::-1] == (1, 3)
+def test_tall_weights_stored_by_their_long_side_have_the_strides_of_their_transpose():
+    layer = nn.Linear(3, 5)
+    assert layer.weight.stride() == contiguous_strides((5, 3)) == (3, 1)
+    store_by_long_side(layer)
+    assert layer.weight.stride() == contiguous_strides((3, 5))[::-1] == (1, 5)
 
 
 @FEW

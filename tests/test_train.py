@@ -21,6 +21,7 @@ from shared.training.train import (
     next_token_loss,
     sample_every,
     show_progress,
+    stop_early,
     train,
     validate_every,
 )
@@ -185,6 +186,30 @@ def test_the_history_and_the_callbacks(tmp_path, capsys):
     assert [(step, value is not None) for step, value, _ in order] == [(s, s in (4, 6)) for s in range(1, 7)]
     assert order[-1][2] and not order[-2][2]
     assert "step 4: a sample, training False" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "losses, steps, best", [([3, 2, 5, 4, 1, 0], 4, 2), ([3, 2, 5, 1, 9, 8], 6, 4), ([6, 5, 4, 3, 2, 1], 6, 6)]
+)
+def test_a_run_stops_early_and_keeps_its_best_weights(tmp_path, losses, steps, best):
+    seen, model = [], small_model()
+
+    def measure(model):
+        seen.append(clone(model.state_dict()))
+        return float(losses[len(seen) - 1])
+
+    finished = []
+    callbacks = [validate_every(1, measure), stop_early(2), lambda run: finished.append(run.finished)]
+    history = train(model, random_shard(tmp_path), config(), callbacks)
+    assert len(history) == len(seen) == steps and finished == [False] * (steps - 1) + [True]
+    assert all(torch.equal(tensor, seen[best - 1][name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_run_without_measurements_does_not_stop_early(tmp_path):
+    model, other = small_model(), small_model()
+    history = train(model, random_shard(tmp_path), config(), [stop_early(1)])
+    assert history == train(other, random_shard(tmp_path), config())
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 def test_ctrl_c_finishes_the_step_and_leaves_a_state_to_go_on_from(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shared.errors import CourseError
 from shared.model.attention import KVCache, MultiHeadAttention
-from shared.model.layers import Block, FeedForward, LayerNorm, store_by_column
+from shared.model.layers import Block, FeedForward, LayerNorm, store_by_long_side
 
 
 def check_sizes(config: Any, *optional: str) -> None:
@@ -98,7 +98,7 @@ class GPT(LanguageModel):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.blocks = nn.ModuleList(gpt_block(config) for _ in range(config.n_layers))
         self.final_norm = LayerNorm(config.width)
-        store_by_column(self)
+        store_by_long_side(self, self.token_embedding)  # the table is the output layer as well
         init_gpt_weights(self)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:

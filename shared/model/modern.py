@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shared.errors import CourseError
 from shared.model.attention import KVCache, RotaryAttention, window_mask
 from shared.model.gpt import LanguageModel, check_length, check_sizes
-from shared.model.layers import Block, ReLUSquared, RMSNorm, SwiGLU, WeightedRMSNorm, store_by_column
+from shared.model.layers import Block, ReLUSquared, RMSNorm, SwiGLU, WeightedRMSNorm, store_by_long_side
 from shared.text.embeddings import rotary_table
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"rms": RMSNorm, "weighted_rms": WeightedRMSNorm}
@@ -99,9 +99,9 @@ class ModernGPT(LanguageModel):
         self.blocks = nn.ModuleList(modern_block(config) for _ in range(config.n_layers))
         self.final_norm = make_norm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        store_by_column(self)
-        if config.tied:  # rows of an embedding are looked up, so that table stays as it is
+        if config.tied:
             self.head.weight = self.token_embedding.weight
+        store_by_long_side(self)
         cos, sin = rotary_table(config.context, config.columns_per_head, config.rotary_base)
         self.register_buffer("cos", cos, persistent=False)  # (context, K/2)
         self.register_buffer("sin", sin, persistent=False)  # (context, K/2)

@@ -156,11 +156,12 @@ class Run:
     step: int = 0
     history: list[dict] = field(default_factory=list)
     interrupted: bool = False
+    enough: bool = False  # a call-back may end the run before all steps are done
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.config.steps
+        """Whether all steps are done, or as many as were worth doing."""
+        return self.enough or self.step >= self.config.steps
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -301,5 +302,28 @@ def show_progress(description: str = "training") -> Callable[[Run], None]:
         bar.update()
         if run.finished or run.interrupted:
             bar.close()
+
+    return callback
+
+
+def stop_early(patience: int, name: str = "val_loss") -> Callable[[Run], None]:
+    """A call-back that ends a run when `name` has not fallen `patience` measurements in a row, and in any case leaves
+    the best weights behind.
+
+    It comes after the `validate_every` that measures. What was best is kept in memory: a run that is resumed counts
+    from there. After "Early Stopping - But When?" (Prechelt, 1998), whose criterion UP waits for as many rises.
+    """
+    best, weights, waited = float("inf"), {}, 0
+
+    def callback(run: Run) -> None:
+        nonlocal best, weights, waited
+        if name in run.history[-1]:
+            value, waited = run.history[-1][name], waited + 1
+            if value < best:
+                best, waited = value, 0
+                weights = {key: tensor.detach().clone() for key, tensor in run.model.state_dict().items()}
+            run.enough = run.enough or waited >= patience
+        if run.finished and weights:
+            run.model.load_state_dict(weights)
 
     return callback
