@@ -138,9 +138,13 @@ def test_evaluate_prints_flat_json_and_nothing_else_on_stdout(models, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["stories"] == 2 and figures["instructions"] >= 5 and figures["story_rate"] == 0
     assert figures["val_loss"] > figures["entropy_floor"] > 0
+    low, high = figures["instruction_accuracy_low"], figures["instruction_accuracy_high"]
+    assert 0 <= low <= figures["instruction_accuracy"] <= high < 1  # an untrained model
+    assert sum(value for name, value in figures.items() if name.startswith("count_")) == figures["instructions"]
     assert main(["evaluate", "--model", str(models / "chat"), *options]) == 0
     out = capsys.readouterr().out
     assert f"{figures['val_loss']:.4f}" in out and re.search(r"^distinct +-$", out, re.MULTILINE)
+    assert {len(line.rpartition(" ")[0]) for line in out.splitlines()} == {26}  # one column, whatever the name
 
 
 def test_sample_begins_with_the_prompt_and_obeys_the_seed(models, capsys):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -174,13 +175,34 @@ def test_a_text_that_changed_since_the_interruption_is_noticed(poem, tmp_path, m
         pretrain(recipe, tmp_path / "pretrained", recipe.load_corpus(), resume=True, say=lambda line: None)
 
 
-def test_real_text_is_pretrained_sampled_and_plainly_not_tuned(poem, tmp_path):
-    said = []
-    recipe = Recipe(corpus=str(poem), preset="tiny")
-    figures = main_job(recipe, tmp_path, say=said.append)
-    assert "no instructions" in "\n".join(said) and not (tmp_path / "chat").exists()
+def test_real_text_is_pretrained_sampled_and_tuned_on_questions_by_rule(tmp_path):
+    said, path = [], tmp_path / "notes.txt"
+    talk = "Hello, good day. Who are you? I am a small language model that has read notes.txt. Show me a part of it, "
+    talk += "and ask me about it."
+    path.write_text("\n\n".join(f"Note {n} says: {talk}" for n in range(300)), encoding="utf-8")
+    figures = main_job(Recipe(corpus=str(path), preset="tiny"), tmp_path, say=said.append)
     assert figures["entropy_floor"] is None and figures["bits_per_byte"] > 0 and len(figures["samples"]) == 3
-    with pytest.raises(CourseError, match="no instructions"):
+    assert figures["instructions"] >= 200 and 0 <= figures["instruction_accuracy"] <= 1
+    assert figures["story_requests"] is None and figures["beyond_world"] is None
+    assert {answer["kind"] for answer in figures["answers"]} <= {"greeting", "identity", "after", "missing", "words"}
+    assert "tuned on questions about the text" in "\n".join(said) and not (tmp_path / "run.json").exists()
+    _, _, info = load_model(tmp_path / "chat")
+    assert info["instructions"] and info["tuning"]["training"]["steps"] == find_preset("tiny").finetune["steps"]
+
+
+def test_questions_that_do_not_fit_the_context_leave_the_model_pretrained(poem, tmp_path):
+    said = []
+    figures = main_job(Recipe(corpus=str(poem), preset="tiny", steps=4), tmp_path, say=said.append)
+    assert "would fit" in "\n".join(said) and not (tmp_path / "chat").exists() and "samples" in figures
+
+
+def test_a_text_that_gives_nothing_to_ask_about_is_plainly_not_tuned(tmp_path):
+    said, path = [], tmp_path / "letters.txt"
+    path.write_text("".join(random.Random(0).choices("abcdef", k=30_000)), encoding="utf-8")
+    figures = main_job(Recipe(corpus=str(path), preset="tiny"), tmp_path, say=said.append)
+    assert "nothing to ask about" in "\n".join(said) and not (tmp_path / "chat").exists()
+    assert "instruction_accuracy" not in figures and len(figures["samples"]) == 3
+    with pytest.raises(CourseError, match="nothing to ask about"):
         finetune(tmp_path / "pretrained", tmp_path / "chat", say=lambda line: None)
 
 

@@ -1,12 +1,17 @@
 """The figures of the report, against models and worlds whose figures are known beforehand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from shared.app import report
 from shared.app.report import (
+    ANSWER_FIGURES,
+    BEYOND,
+    STORY,
     answer_all,
     corpus_of,
     evaluate_model,
@@ -152,7 +157,135 @@ def test_accuracy_counts_right_answers_by_kind(corpus, tokenizer):
     assert figures["instruction_accuracy"] == len(right) / len(asked)
     for kind in {turn.kind for _, turn in asked}:
         total = sum(turn.kind == kind for _, turn in asked)
-        assert figures[f"accuracy_{kind}"] == right.count(kind) / total
+        assert figures[f"accuracy_{kind}"] == right.count(kind) / total and figures[f"count_{kind}"] == total
+
+
+# ---- answers by hand, whose figures are counted by hand
+
+REFUSAL = "I only know my small world, so I cannot answer that. Ask me for a story."
+
+
+class HandMade:
+    """A world that asks what it is given, and marks as the real one does."""
+
+    def __init__(self, world, talks):
+        self.is_right, self.talks = world.is_right, talks
+
+    def conversations(self, n, seed, split="train"):
+        assert split == "test"
+        return self.talks
+
+
+def figures_of(monkeypatch, corpus, answered):
+    """The figures of conversations in which each turn comes with a model's answer to it."""
+    world = HandMade(corpus.world, [tuple(turn for turn, _ in talk) for talk in answered])
+    passes = []
+
+    def by_hand(model, tokenizer, asked, watch):
+        passes.append(asked)
+        return [answer for talk in answered for _, answer in talk]
+
+    monkeypatch.setattr(report, "answer_all", by_hand)
+    figures = instruction_figures(None, None, replace(corpus, world=world), len(answered), seed=0)
+    assert passes == [questions_of(world.talks)]  # everything comes from one pass of answering
+    return figures
+
+
+def test_every_figure_of_answers_that_were_made_by_hand(corpus, monkeypatch):
+    story = next(text for text in corpus.train if "lantern" in text)
+    another = next(text for text in corpus.train if "lantern" not in text)
+    assert corpus.world.accepts(story) and corpus.world.accepts(another)
+    wish = Turn("story", "Tell me a story about a lantern.", story)
+    who, colour = Turn("who", "Who was glad?", "Tom the fox."), Turn("colour", "What colour was it?", "It was red.")
+    where = Turn("where", "Where did they meet?", "At the mill.")
+    capital = Turn("unknown", "What is the capital of Spain?", REFUSAL)
+    hello, name = Turn("greeting", "Hello", "Hello. A story?"), Turn("identity", "Who are you?", "A model.")
+    figures = figures_of(
+        monkeypatch,
+        corpus,
+        [
+            [(wish, story), (who, "Tom the fox."), (where, "At the lake.")],
+            [(wish, another)],  # a good story, but not the one that was wished
+            [(wish, story[: len(story) // 2])],  # breaks off
+            [(wish, REFUSAL)],
+            [(who, "Tom the fox."), (colour, REFUSAL)],
+            [(capital, REFUSAL)],
+            [(capital, REFUSAL)],
+            [(capital, "Madrid.")],  # even a true answer is none that it can know
+            [(hello, "Hello. A story?")],
+            [(name, REFUSAL)],
+        ],
+    )
+    expected = {
+        "instruction_accuracy": 6 / 13,
+        "instructions": 13,
+        "instruction_accuracy_low": pytest.approx(0.2321, abs=5e-5),  # Wilson (1927), solved by hand for 6 of 13
+        "instruction_accuracy_high": pytest.approx(0.7086, abs=5e-5),
+        "later_turns": 3,
+        "later_turns_accuracy": 1 / 3,
+        "story_requests": 4,
+        "story_requests_obeyed": 1 / 4,
+        "beyond_world": 3,
+        "beyond_world_refused": 2 / 3,
+        "within_world": 10,
+        "within_world_refused": 3 / 10,
+    }
+    counts = {"colour": (0, 1), "greeting": (1, 1), "identity": (0, 1), "story": (1, 4), "unknown": (2, 3)}
+    counts |= {"where": (0, 1), "who": (2, 2)}
+    for kind, (right, asked) in counts.items():
+        expected |= {f"accuracy_{kind}": right / asked, f"count_{kind}": asked}
+    assert figures == expected and list(figures) == list(expected)
+
+
+def test_the_interval_holds_the_share_even_where_none_or_all_are_right(corpus, monkeypatch):
+    hello = Turn("greeting", "Hello", "Hello. A story?")
+    for n in (5, 13, 41):
+        for answer, right in (("Good day.", 0.0), (hello.assistant, 1.0)):
+            figures = figures_of(monkeypatch, corpus, [[(hello, answer)]] * n)
+            low, high = figures["instruction_accuracy_low"], figures["instruction_accuracy_high"]
+            assert 0 <= low <= figures["instruction_accuracy"] == right <= high <= 1 and high - low > 0.05
+
+
+def test_a_share_of_nothing_is_null_and_its_count_zero(corpus, monkeypatch):
+    hello = Turn("greeting", "Hello", "Hello. A story?")
+    figures = figures_of(monkeypatch, corpus, [[(hello, "Hello. A story?")], [(hello, REFUSAL)]])
+    assert figures["instruction_accuracy"] == 1 / 2 and figures["within_world"] == 2
+    for count, share in {
+        "later_turns": "later_turns_accuracy",
+        "story_requests": "story_requests_obeyed",
+        "beyond_world": "beyond_world_refused",
+    }.items():
+        assert figures[count] == 0 and figures[share] is None
+    assert figures["within_world_refused"] is None  # nothing asked says what a refusal is
+
+
+@pytest.mark.parametrize("name", ["stories-small", "stories-full"])
+def test_only_what_the_world_cannot_answer_has_the_refusal_for_an_answer(name):
+    world = load_corpus(name, stories=1).world
+    turns = [turn for split in ("train", "test") for _, turn in questions_of(world.conversations(300, 2, split))]
+    assert {STORY, BEYOND} < {turn.kind for turn in turns}
+    assert {turn.assistant for turn in turns if turn.kind == BEYOND} == {REFUSAL}
+    assert all((turn.assistant == REFUSAL) == (turn.kind == BEYOND) for turn in turns)
+    assert all(world.accepts(turn.assistant) == (turn.kind == STORY) for turn in turns)
+
+
+def test_real_text_has_figures_of_its_questions_and_none_of_a_world(monkeypatch):
+    monkeypatch.setattr(
+        report, "answer_all", lambda model, tokenizer, asked, watch: [turn.assistant for _, turn in asked]
+    )
+    text = "\n\n".join(
+        f"The {colour} boat came home before the storm, and the {colour} sail was wet. Nobody had seen it leave."
+        for colour in ("red", "green", "yellow", "white")
+    )
+    figures = instruction_figures(None, None, Corpus("boats", "a test", [text], [text]), 40, seed=0)
+    for name in ("instruction_accuracy", "later_turns_accuracy", "instruction_accuracy_high"):
+        assert figures[name] == 1
+    assert 0.9 < figures["instruction_accuracy_low"] < 1 and 0 < figures["later_turns"] < figures["instructions"]
+    assert sum(value for key, value in figures.items() if key.startswith("count_")) == figures["instructions"] >= 40
+    nulls = [key for key, value in figures.items() if value is None]
+    assert (
+        nulls == [key for key in ANSWER_FIGURES if key.startswith(("story_", "beyond_", "within_"))] and len(nulls) == 6
+    )
 
 
 def test_a_question_without_room_for_an_answer_is_wrong_and_no_crash(corpus, tokenizer):
@@ -171,9 +304,11 @@ def test_evaluate_is_flat_complete_and_the_same_each_time(corpus, tokenizer, tmp
     figures = evaluate_model(tmp_path, stories=3, questions=8, texts=5)
     assert figures == evaluate_model(tmp_path, stories=3, questions=8, texts=5, corpus=corpus)
     names = ["val_loss", "entropy_floor", "bits_per_byte", "heldout_loss", "heldout_floor", "story_rate", "stories"]
-    names += ["distinct", "novel", "instruction_accuracy", "instructions"]
+    names += ["distinct", "novel", *ANSWER_FIGURES]
     assert list(figures)[: len(names)] == names
-    assert all(name.startswith("accuracy_") for name in list(figures)[len(names) :])
+    kinds = list(figures)[len(names) :]
+    assert [name.partition("_")[0] for name in kinds] == ["accuracy", "count"] * (len(kinds) // 2)
+    assert figures["beyond_world"] + figures["within_world"] == figures["instructions"]
     assert all(value is None or isinstance(value, int | float) for value in figures.values())
 
 
@@ -184,6 +319,7 @@ def test_a_corpus_without_a_world_has_null_figures(tokenizer, tmp_path):
     figures = evaluate_model(tmp_path, corpus=text)
     numbers = {"val_loss", "bits_per_byte"}
     assert {name for name, value in figures.items() if value is not None} == numbers
+    assert set(ANSWER_FIGURES) < set(figures)
     with pytest.raises(CourseError, match="--corpus"):
         evaluate_model(tmp_path)
 

@@ -294,7 +294,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print_json(figures)
         return
     for name, value in figures.items():
-        print(f"{name:24} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else value}")
+        print(f"{name:26} {'-' if value is None else f'{value:.4f}' if isinstance(value, float) else value}")
 
 
 def run_sample(options: argparse.Namespace) -> None:

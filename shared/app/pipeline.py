@@ -23,6 +23,7 @@ from shared.app.sizing import Sizes, count_parameters, fit_to_time, new_model, s
 from shared.app.summary import begin_text, on_one_line, summarize_stories, summarize_text
 from shared.corpora import STORY_WORLDS, Corpus, load_corpus, settle_name
 from shared.corpora.base import TOKENIZER_TEXT, excerpt
+from shared.corpora.instructions import examiner_of
 from shared.errors import CourseError
 from shared.files import write_atomically
 from shared.model.gpt import LanguageModel
@@ -57,6 +58,7 @@ from shared.tuning.instruct import mask_questions, write_instruction_shard
 LESSONS_SHARE = 0.45  # in the pretraining text, for each story: so many stories with questions about them
 CONVERSATIONS_SHARE = 0.25  # and so many conversations
 TUNING_SHARE = 0.3  # for each story of the corpus, so many conversations to tune on
+RULE_TOKENS = 100  # a conversation by rule has about so many: of these, so many are made that few are read twice
 MOST_EPOCHS = 4  # over real text: Tiny Shakespeare then ends at 3.89 nats a token; after 10, learnt by heart, at 4.72
 WATCHED_TEXTS = 64  # validation texts that are read along the way
 FEW_STEPS = 50  # a stage this short needs no estimate
@@ -354,28 +356,40 @@ def finetune(
     """Tune the model in the directory `source` on the conversations of its corpus; leave the result in `out`.
 
     What is not given is as it was in pretraining. Raises TrainingInterrupted after Ctrl-C, and CourseError where the
-    corpus has no conversations or there is nothing to resume.
+    corpus gives nothing to ask about or there is nothing to resume.
     """
     require_resumable(out, resume)
     model, tokenizer, info = open_model(source)
     corpus = corpus or corpus_of(info, watch)
-    if corpus.world is None:
-        raise CourseError(f"{source}: its corpus {corpus.name} has no instructions to tune on; pretrain on stories")
+    examiner = examiner_of(corpus)
+    if examiner is None:
+        raise CourseError(f"{source}: its corpus {corpus.name} gives nothing to ask about; pretrain on another")
     sizes = find_preset(preset or info["preset"])
     seed = info["seed"] if seed is None else seed
     config = TrainConfig(**scaled(sizes.finetune, steps), seed=seed)
+    context = model.config.context
+    by_rule = config.steps * config.batch_size * context // RULE_TOKENS
+    n_talks = by_rule if corpus.world is None else round(TUNING_SHARE * len(corpus.train))
     # a seed of their own: pretraining has read the conversations of the recipe's seed
-    talks = corpus.world.conversations(max(50, round(TUNING_SHARE * len(corpus.train))), seed + 1)
-    unseen, masks = mask_questions(
-        tokenizer, corpus.world.conversations(WATCHED_TEXTS, seed, "test"), model.config.context + 1
-    )
+    talks = examiner.conversations(max(50, n_talks), seed + 1)
+    unseen, masks = mask_questions(tokenizer, examiner.conversations(WATCHED_TEXTS, seed, "test"), context + 1)
     with shard_folder(out) as folder:
-        answers = write_instruction_shard(folder, tokenizer, talks, model.config.context)
+        answers = write_instruction_shard(folder, tokenizer, talks, context)
         origin = {"model_sha256": file_sha256(source / WEIGHTS), "rows_sha256": file_sha256(folder / SHARD_FILE)}
         stage = Stage("tuning", out, config, origin, sizes.every, unseen, masks)
         say(f"tuning: {config.steps:,} steps on {len(talks):,} conversations; {answers:.0%} of the tokens are answers")
         history = train_stage(stage, model, Shard.open(folder), resume=resume, log=log, say=say)
     finish_stage(stage, model, tokenizer, {**info, "instructions": True, "tuning": stage_info(stage, history)})
+
+
+def can_be_tuned(source: Path, corpus: Corpus) -> bool:
+    """Whether questions about the corpus fit the context of the model in `source`; a world's are made to fit."""
+    examiner = examiner_of(corpus)
+    if examiner is None or corpus.world is not None:
+        return examiner is not None
+    model, tokenizer, _ = open_model(source)
+    talks = examiner.conversations(WATCHED_TEXTS, 0, "test")
+    return bool(mask_questions(tokenizer, talks, model.config.context + 1)[0])
 
 
 # ------------------------------------------------------------------------------------------------------ the main job
@@ -407,13 +421,14 @@ def main_job(
         resume = (pretrained / RESUME).exists()
         pretrain(settled, pretrained, corpus, resume=resume, log=log, say=say, sizes=sizes)
         save_job(models, job, "pretraining")
-    if corpus.world is not None and "tuning" not in job["done"]:
+    tuned = can_be_tuned(pretrained, corpus)
+    if tuned and "tuning" not in job["done"]:
         resume, tuning_log = (chat / RESUME).exists(), log and log.with_stem(f"{log.stem}-tuning")
         steps = None if sizes is None else sizes.tuning_steps
         finetune(pretrained, chat, corpus=corpus, steps=steps, resume=resume, log=tuning_log, say=say)
         save_job(models, job, "tuning")
     if corpus.world is None:
-        figures = summarize_text(pretrained, corpus, recipe.seed, say)
+        figures = summarize_text(pretrained, chat if tuned else None, corpus, recipe.seed, say)
     else:
         figures = summarize_stories(pretrained, chat, corpus, recipe.seed, say)
     write_json(models / REPORT_FILE, figures)
@@ -426,9 +441,10 @@ def make_plan(recipe: Recipe, say: Say) -> dict[str, Any]:
     name = settle_name(recipe.corpus, say)
     if recipe.hours is None:
         return {"corpus": name, "sizes": None}
-    preset, tuned, most_tokens = find_preset(recipe.preset), name in STORY_WORLDS, None
-    if not tuned:
-        most_tokens = MOST_EPOCHS * replace(recipe, corpus=name).load_corpus().train_bytes / BYTES_A_TOKEN
+    preset, tuned, most_tokens = find_preset(recipe.preset), True, None
+    if name not in STORY_WORLDS:
+        corpus = replace(recipe, corpus=name).load_corpus()
+        tuned, most_tokens = examiner_of(corpus) is not None, MOST_EPOCHS * corpus.train_bytes / BYTES_A_TOKEN
     sizes = fit_to_time(preset, recipe.hours, say, tuned=tuned, most_tokens=most_tokens)
     return {"corpus": name, "sizes": asdict(sizes)}
 

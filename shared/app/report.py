@@ -4,13 +4,14 @@ Every figure is computed in float32 and depends on (model, settings) alone.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.app.chat import TEMPERATURE, TOP_P
 from shared.corpora import Conversation, Corpus, Turn, Watch, World, load_corpus, silent
+from shared.corpora.instructions import examiner_of
 from shared.errors import CourseError
 from shared.model.generate import generate
 from shared.model.gpt import LanguageModel
@@ -21,6 +22,23 @@ from shared.training.device import best_device
 from shared.training.evaluate import bits_per_byte, document_nats, entropy_floor
 
 BATCH = 64  # texts that are generated side by side
+STORY, BEYOND = "story", "unknown"  # kinds of question: tell a story; and what the world cannot answer
+ANSWER_FIGURES = (
+    "instruction_accuracy",
+    "instructions",
+    "instruction_accuracy_low",
+    "instruction_accuracy_high",
+    "later_turns",
+    "later_turns_accuracy",
+    "story_requests",
+    "story_requests_obeyed",
+    "beyond_world",
+    "beyond_world_refused",
+    "within_world",
+    "within_world_refused",
+)  # of every corpus; where it has questions, those by kind come after
+
+Figures = dict[str, float | int | None]  # one flat object; None where a corpus allows no such figure
 
 
 def open_model(directory: str | Path) -> tuple[LanguageModel, BPETokenizer, dict[str, Any]]:
@@ -39,16 +57,18 @@ def evaluate_model(
     texts: int = 500,
     seed: int = 0,
     watch: Watch = silent,
-) -> dict[str, float | int | None]:
+) -> Figures:
     """Measure the model in a directory on the corpus it was trained on, or on another; return one flat dict.
 
     stories: how many to generate for the judge; questions: how many test conversations; texts: how many validation
-    documents at most. Losses and floors are in nats per token. A figure that the corpus does not allow is None:
-    story figures without a world, entropy_floor for text whose source is unknown.
+    documents at most. Losses and floors are in nats per token; shares are from 0 to 1, and beside each stands of how
+    many. A figure that the corpus does not allow is None: story figures without a world, entropy_floor for text whose
+    source is unknown, a share of nothing. What the answers tell: see `instruction_figures`.
+    Raises CourseError when the directory holds no model, or its training.json names no corpus and none is given.
     """
     model, tokenizer, info = open_model(directory)
     corpus = corpus or corpus_of(info, watch)
-    figures: dict[str, float | int | None] = loss_figures(model, tokenizer, corpus, texts, watch)
+    figures: Figures = loss_figures(model, tokenizer, corpus, texts, watch)
     figures |= story_figures(model, tokenizer, corpus, stories, seed, watch)
     figures |= instruction_figures(model, tokenizer, corpus, questions, seed, watch)
     return figures
@@ -70,7 +90,7 @@ def corpus_of(info: dict[str, Any], watch: Watch = silent) -> Corpus:
 
 def loss_figures(
     model: LanguageModel, tokenizer: BPETokenizer, corpus: Corpus, texts: int, watch: Watch = silent
-) -> dict[str, float | int | None]:
+) -> Figures:
     """Losses on unseen text, beside the least that any model could reach."""
     val = corpus.val[:texts]
     nats, tokens = text_nats(model, tokenizer, val, watch)
@@ -132,7 +152,7 @@ def text_before(tokenizer: BPETokenizer, ids: list[int], stop: int) -> str | Non
 
 def story_figures(
     model: LanguageModel, tokenizer: BPETokenizer, corpus: Corpus, n: int, seed: int, watch: Watch = silent
-) -> dict[str, float | int | None]:
+) -> Figures:
     """The share of sampled texts that the judge accepts, and of those the share that is distinct, and that is novel."""
     if corpus.world is None:
         return {"story_rate": None, "stories": None, "distinct": None, "novel": None}
@@ -150,20 +170,90 @@ def story_figures(
 
 def instruction_figures(
     model: LanguageModel, tokenizer: BPETokenizer, corpus: Corpus, n: int, seed: int, watch: Watch = silent
-) -> dict[str, float | int | None]:
-    """The share of unseen questions that get a right answer, over all and by kind of question."""
-    if corpus.world is None:
-        return {"instruction_accuracy": None, "instructions": None}
-    world = corpus.world
-    asked = questions_of(world.conversations(n, seed, "test"))
+) -> Figures:
+    """What the answers to the questions of `n` unseen conversations tell, each asked once; n is at least 1.
+
+    instruction_accuracy is the share of right answers, of `instructions`; the true share lies between its _low and its
+    _high with 95 % confidence (Wilson). later_turns are questions with turns (and their known answers) before them.
+    accuracy_KIND and count_KIND are the share and the number of each kind that was asked. For the others see
+    `world_figures`. ANSWER_FIGURES are None where the corpus gives nothing to ask about, those of the world where it
+    has none.
+    """
+    figures: Figures = dict.fromkeys(ANSWER_FIGURES)
+    examiner = examiner_of(corpus)
+    if examiner is None:
+        return figures
+    asked = questions_of(examiner.conversations(n, seed, "test"))
     answers = answer_all(model, tokenizer, asked, watch)
-    totals = Counter(turn.kind for _, turn in asked)
-    right = Counter(turn.kind for (_, turn), answer in zip(asked, answers, strict=True) if world.is_right(turn, answer))
+    marks = [
+        Mark(turn, len(history), answer, examiner.is_right(turn, answer))
+        for (history, turn), answer in zip(asked, answers, strict=True)
+    ]
+    figures |= accuracy_figures(marks)
+    if corpus.world is not None:
+        figures |= world_figures(marks)
+    return figures | kind_figures(marks)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A question that was asked, after so many turns of its conversation; a model's answer, and whether it is right."""
+
+    turn: Turn
+    turns_before: int
+    answer: str
+    right: bool
+
+
+def accuracy_figures(marks: Sequence[Mark]) -> Figures:
+    """The share of right answers, of how many, and between which shares the true one lies; the same of later turns."""
+    right = sum(mark.right for mark in marks)
+    accuracy, (low, high) = right / len(marks), wilson_interval(right, len(marks))
+    later = [mark.right for mark in marks if mark.turns_before]
     return {
-        "instruction_accuracy": sum(right.values()) / len(asked),
-        "instructions": len(asked),
-        **{f"accuracy_{kind}": right[kind] / totals[kind] for kind in sorted(totals)},
+        "instruction_accuracy": accuracy,
+        "instructions": len(marks),
+        "instruction_accuracy_low": min(low, accuracy),  # at 0 and 1 they differ by a rounding
+        "instruction_accuracy_high": max(high, accuracy),
+        "later_turns": len(later),
+        "later_turns_accuracy": share(later),
     }
+
+
+def world_figures(marks: Sequence[Mark]) -> Figures:
+    """How a model keeps to its world.
+
+    story_requests_obeyed: of the stories asked for, the share that the judge accepts and that hold all that was wished.
+    beyond_world_refused: of the questions that the world cannot answer, the share that got the honest answer.
+    within_world_refused: of all others, which have an answer in the world, the share that got that refusal; None where
+    none of the former was asked, for their known answer says what a refusal is.
+    """
+    refusals = {mark.turn.assistant for mark in marks if mark.turn.kind == BEYOND}
+    stories = [mark.right for mark in marks if mark.turn.kind == STORY]
+    beyond = [mark.answer in refusals for mark in marks if mark.turn.kind == BEYOND]
+    within = [mark.answer in refusals for mark in marks if mark.turn.kind != BEYOND]
+    return {
+        "story_requests": len(stories),
+        "story_requests_obeyed": share(stories),
+        "beyond_world": len(beyond),
+        "beyond_world_refused": share(beyond),
+        "within_world": len(within),
+        "within_world_refused": share(within) if refusals else None,
+    }
+
+
+def kind_figures(marks: Sequence[Mark]) -> Figures:
+    """By kind of question: the share of right answers, and how many were asked."""
+    figures: Figures = {}
+    for kind in sorted({mark.turn.kind for mark in marks}):
+        right = [mark.right for mark in marks if mark.turn.kind == kind]
+        figures |= {f"accuracy_{kind}": share(right), f"count_{kind}": len(right)}
+    return figures
+
+
+def share(marks: Sequence[bool]) -> float | None:
+    """Which part of them is true, from 0 to 1; None of nothing."""
+    return sum(marks) / len(marks) if marks else None
 
 
 Question = tuple[Conversation, Turn]  # what was said before, and the turn to answer

@@ -9,6 +9,7 @@ from shared.app.chat import Chat
 from shared.app.progress import Say, watch
 from shared.app.report import instruction_figures, loss_figures, open_model, story_figures, wilson_interval
 from shared.corpora import Conversation, Corpus, Turn
+from shared.corpora.instructions import examiner_of
 from shared.model.generate import generate
 from shared.model.gpt import LanguageModel
 from shared.text.bpe import BPETokenizer
@@ -38,12 +39,13 @@ def summarize_stories(pretrained: Path, chat: Path, corpus: Corpus, seed: int, s
 
 def ask_five(chat: Chat, corpus: Corpus, say: Say) -> list[dict[str, Any]]:
     """Ask one question of each of five kinds, each in a conversation of its own."""
-    assert corpus.world is not None
+    examiner = examiner_of(corpus)
+    assert examiner is not None
     answers = []
-    for number, turn in enumerate(choose_five(corpus.world.conversations(500, chat.seed, "test")), 1):
+    for number, turn in enumerate(choose_five(examiner.conversations(500, chat.seed, "test")), 1):
         chat.reset()
         answer = "".join(chat.answer(turn.user))
-        right = corpus.world.is_right(turn, answer)
+        right = examiner.is_right(turn, answer)
         say(f"\n  {number}. you    {indented(turn.user)}\n     model  {indented(answer)}")
         answers.append({"kind": turn.kind, "question": turn.user, "answer": answer, "right": right})
     return answers
@@ -58,8 +60,8 @@ def choose_five(conversations: Sequence[Conversation]) -> list[Turn]:
     return [first[kind] for kind in kinds[:5]]
 
 
-def summarize_text(pretrained: Path, corpus: Corpus, seed: int, say: Say) -> dict[str, Any]:
-    """Measure a model of real text and print what it writes."""
+def summarize_text(pretrained: Path, chat: Path | None, corpus: Corpus, seed: int, say: Say) -> dict[str, Any]:
+    """Measure a model of real text, print what it writes and, where it was tuned (`chat`), what it answers."""
     model, tokenizer, _ = open_model(pretrained)
     figures: dict[str, Any] = loss_figures(model, tokenizer, corpus, 500, watch)
     figures["gzip_bits_per_byte"] = gzip_bits_per_byte("".join(corpus.val))
@@ -67,14 +69,26 @@ def summarize_text(pretrained: Path, corpus: Corpus, seed: int, say: Say) -> dic
     say("\nThree samples:")
     for number, sample in enumerate(figures["samples"], 1):
         say(f"\n  {number}. {indented(sample)}")
-    say("\nHow good is it?")
-    say(
-        f"  loss on unseen text  {figures['val_loss']:.4f} nats a token, {figures['bits_per_byte']:.3f} bits a byte; "
+    lines = [
+        f"loss on unseen text     {figures['val_loss']:.4f} nats a token, {figures['bits_per_byte']:.3f} bits a byte; "
         f"gzip needs {figures['gzip_bits_per_byte']:.3f}"
-    )
-    say("\nWhere is the model?")
-    say(f"  {pretrained}   pretrained on {corpus.name}. This corpus has no instructions, so there was no tuning, and")
-    say(f"  the model continues text: python -m shared sample --model {pretrained} --prompt TEXT --tokens 100")
+    ]
+    if chat is not None:
+        model, tokenizer, _ = open_model(chat)
+        figures |= instruction_figures(model, tokenizer, corpus, 200, seed, watch)
+        say("\nFive questions:")
+        figures["answers"] = ask_five(Chat(model, tokenizer, seed=seed), corpus, say)
+        lines += answer_lines(figures)
+    say("\nHow good is it?")
+    for line in lines:
+        say(f"  {line}")
+    say("\nWhere are the models?" if chat else "\nWhere is the model?")
+    say(f"  {pretrained}   pretrained on {corpus.name}; it continues text:")
+    say(f"  python -m shared sample --model {pretrained} --prompt TEXT --tokens 100")
+    if chat is None:
+        say("  There was no tuning: this text gives nothing to ask about that would fit the model's context.")
+    else:
+        say(f"  {chat}   tuned on questions about the text; talk to it with: {chat_command(chat)}")
     return figures
 
 
@@ -90,12 +104,16 @@ def story_lines(figures: dict[str, Any]) -> list[str]:
     ]
     if figures["distinct"] is not None:
         lines.append(f"                        of these {figures['distinct']:.1%} distinct, {figures['novel']:.1%} new")
-    lines.append(
-        f"answers                 {figures['instruction_accuracy']:.1%} of {figures['instructions']} right, by kind:"
-    )
+    return lines + answer_lines(figures)
+
+
+def answer_lines(figures: dict[str, Any]) -> list[str]:
+    """How many answers were right, in words."""
     kinds = [key for key in figures if key.startswith("accuracy_")]
-    lines.append(" " * 24 + ", ".join(f"{key.removeprefix('accuracy_')} {figures[key]:.0%}" for key in kinds))
-    return lines
+    return [
+        f"answers                 {figures['instruction_accuracy']:.1%} of {figures['instructions']} right, by kind:",
+        " " * 24 + ", ".join(f"{key.removeprefix('accuracy_')} {figures[key]:.0%}" for key in kinds),
+    ]
 
 
 def indented(text: str) -> str:

@@ -30,7 +30,15 @@ class Turn:
 Conversation = tuple[Turn, ...]
 
 
-class World(Protocol):
+class Examiner(Protocol):
+    """Who asks questions about a corpus, and knows the answers. Splits: train, and test with unseen texts."""
+
+    def conversations(self, n: int, seed: int, split: str = "train") -> list[Conversation]: ...
+
+    def is_right(self, turn: Turn, answer: str) -> bool: ...
+
+
+class World(Examiner, Protocol):
     """What a corpus can offer when we wrote its grammar ourselves: exact probabilities, a judge and known answers."""
 
     def stories(self, n: int, seed: int, split: str = "train") -> list[str]: ...
@@ -41,11 +49,7 @@ class World(Protocol):
 
     def explain(self, text: str) -> str: ...
 
-    def conversations(self, n: int, seed: int, split: str = "train") -> list[Conversation]: ...
-
     def reading_lessons(self, n: int, seed: int, split: str = "train") -> list[Conversation]: ...
-
-    def is_right(self, turn: Turn, answer: str) -> bool: ...
 
 
 @dataclass(frozen=True)
