@@ -30,6 +30,14 @@ class Turn:
 Conversation = tuple[Turn, ...]
 
 
+def after_reading(text: str, turns: list[Turn]) -> Conversation:
+    """The turns, with the text to read before the first question; () where there are none."""
+    if not turns:
+        return ()
+    first, *others = turns
+    return (Turn(first.kind, f"{text}\n{first.user}", first.assistant), *others)
+
+
 class Examiner(Protocol):
     """Who asks questions about a corpus, and knows the answers. Splits: train, and test with unseen texts."""
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from shared.corpora.base import Conversation, Corpus, Examiner, Turn, excerpt
+from shared.corpora.base import Conversation, Corpus, Examiner, Turn, after_reading, excerpt
 
 LEAST, MOST = 80, 400  # characters of a passage or function: with its questions it has to fit a small context
 READ = 20_000_000  # characters of the training text that questions are about: more would only take time
@@ -134,9 +134,9 @@ def pieces(text: str) -> Iterator[str | Function]:
     yield from passages(text) if found is None else (function for function in found if is_handy(function.source))
 
 
-def is_handy(source: str) -> bool:
+def is_handy(piece: str) -> bool:
     """Whether it is short enough to be read with a question, and long enough to be worth one."""
-    return LEAST <= len(source) <= MOST
+    return LEAST <= len(piece) <= MOST
 
 
 def passages(text: str) -> Iterator[str]:
@@ -145,11 +145,11 @@ def passages(text: str) -> Iterator[str]:
         part = ""
         for sentence in re.split(r"(?<=[.!?])(?=\s)", paragraph):
             if len(part) + len(sentence) > MOST:
-                if LEAST <= len(part.strip()) <= MOST:
+                if is_handy(part.strip()):
                     yield part.strip()
                 part = ""
             part += sentence
-        if LEAST <= len(part.strip()) <= MOST:
+        if is_handy(part.strip()):
             yield part.strip()
 
 
@@ -221,14 +221,6 @@ def about_passage(passage: str, rng: random.Random, examined: bool) -> Conversat
     if middle < 0:
         return ()
     return (Turn("go_on", f"How does this go on?\n{passage[:middle]}", passage[middle:].strip()),)
-
-
-def after_reading(text: str, turns: list[Turn]) -> Conversation:
-    """The turns, with the text to read before the first question."""
-    if not turns:
-        return ()
-    first, *others = turns
-    return (Turn(first.kind, f"{text}\n{first.user}", first.assistant), *others)
 
 
 def followers(passage: str) -> list[Turn]:

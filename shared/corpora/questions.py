@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from shared.corpora.base import Conversation, Turn
+from shared.corpora.base import Conversation, Turn, after_reading
 from shared.corpora.grammar import Bindings, Node, Slot, literal_words, parse_template, slots, write
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def reading_lessons(world: World, n: int, seed: int, split: str) -> list[Convers
             known = own_words | ({facts["wrong"]["name"]} if "wrong" in facts else set())
             questions = [turn for turn in questions if _is_answered_by(told, turn, known)]
         if questions:
-            lessons.append(_after_reading(text, rng.sample(questions, min(limit, len(questions)))))
+            lessons.append(after_reading(text, rng.sample(questions, min(limit, len(questions)))))
     return lessons
 
 
@@ -187,7 +187,7 @@ def _conversation(world: World, kind: str, story: Story, rng: random.Random, spl
         return questions_about(world, story, facts_of(world, story, rng), rng)
 
     if kind == "reading":
-        return _after_reading(story.text, rng.sample(questions(), 3))
+        return after_reading(story.text, rng.sample(questions(), 3))
     if kind == "story":
         request = Turn("story", _request(world, story, rng), story.text)
         return (request, *rng.sample(questions(), rng.randrange(3)))
@@ -198,11 +198,6 @@ def _conversation(world: World, kind: str, story: Story, rng: random.Random, spl
     talk = world.talk[kind]
     wording = _template(talk["learn" if split == "train" else "test"])
     return (Turn(kind, write(wording, {}, {}, rng.random)[0], talk["answer"]),)
-
-
-def _after_reading(text: str, questions: list[Turn]) -> Conversation:
-    first, *others = questions
-    return (Turn(first.kind, f"{text}\n{first.user}", first.assistant), *others)
 
 
 def _request(world: World, story: Story, rng: random.Random) -> str:
